@@ -1,0 +1,1 @@
+"""chreode: latent-variable models of single cells."""

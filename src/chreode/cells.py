@@ -1,0 +1,492 @@
+"""What flows: `Cells`, and the `Layout` that is all a recipe may know of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from chreode.axes import Bool, Float, Int, Tensor
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+
+__all__ = ["CSR", "Cells", "Covariate", "Layout", "Modality", "Reading"]
+
+Kind = Literal["counts", "binary", "continuous"]
+Role = Literal["batch", "label", "covariate"]
+
+
+@dataclass(frozen=True)
+class Modality:
+    """The features of one modality, in order.
+
+    Parameters
+    ----------
+    names
+        Feature names, unique, ``g`` of them.
+    kind
+        What the values are: ``counts`` (0, 1, 2, ...), ``binary`` (0, 1) or ``continuous``.
+    symbols
+        Readable names beside ``names`` (a 10x file is keyed by gene ids); empty when there are none.
+    """
+
+    names: tuple[str, ...]
+    kind: Kind = "counts"
+    symbols: tuple[str, ...] = ()
+
+    @property
+    def n_features(self) -> int:
+        """Number of features ``g``."""
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class Covariate:
+    """One column that describes cells.
+
+    Parameters
+    ----------
+    column
+        Its name in the user's table.
+    role
+        ``batch`` and ``covariate`` condition the decoder; ``label`` is for scores and tables unless a
+        recipe is supervised.
+    levels
+        Level names of a categorical column, ``c`` of them; empty for a continuous one.
+    location, scale
+        Mean and standard deviation of a continuous column in the training cells; the model sees
+        ``(value - location) / scale``.
+    """
+
+    column: str
+    role: Role
+    levels: tuple[str, ...] = ()
+    location: float = 0.0
+    scale: float = 1.0
+
+    @property
+    def categorical(self) -> bool:
+        """Whether the column has levels."""
+        return bool(self.levels)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Everything a recipe may know of the data: names, kinds and sizes, never values.
+
+    Parameters
+    ----------
+    n_cells
+        Number of cells that have a row in a codebook: those that train.
+    modalities
+        `Modality` by name (``rna``, ...).
+    covariates
+        `Covariate` by column name.
+    """
+
+    n_cells: int
+    modalities: Mapping[str, Modality]
+    covariates: Mapping[str, Covariate] = field(default_factory=dict)
+
+    @property
+    def conditions(self) -> dict[str, Covariate]:
+        """The covariates that condition a decoder: batch first, labels left out."""
+        chosen = [c for c in self.covariates.values() if c.role != "label"]
+        return {c.column: c for c in sorted(chosen, key=lambda c: c.role != "batch")}
+
+    def in_role(self, role: Role) -> Covariate | None:
+        """The first covariate in a role, or None."""
+        return next((c for c in self.covariates.values() if c.role == role), None)
+
+    def resolve(self, column: str) -> Covariate:
+        """The covariate called ``column``, or the one in the role ``column`` names (``batch``, ``label``).
+
+        Raises
+        ------
+        KeyError
+            When there is neither, naming the columns that exist.
+        """
+        found = self.covariates.get(column) or next(
+            (c for c in self.covariates.values() if c.role == column), None
+        )
+        if found is None:
+            known = ", ".join(self.covariates) or "none"
+            msg = f"Expected a covariate that was read; found {column!r}. Covariates of these cells: {known}."
+            raise KeyError(msg)
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values that `from_json` reads back."""
+        return {
+            "n_cells": self.n_cells,
+            "modalities": {name: asdict(m) for name, m in self.modalities.items()},
+            "covariates": {name: asdict(c) for name, c in self.covariates.items()},
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Layout:
+        """Read what `to_json` wrote."""
+
+        def tuples(entry: Mapping[str, Any]) -> dict[str, Any]:
+            return {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+
+        return cls(
+            n_cells=values["n_cells"],
+            modalities={k: Modality(**tuples(v)) for k, v in values["modalities"].items()},
+            covariates={k: Covariate(**tuples(v)) for k, v in values["covariates"].items()},
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """A short hash of all of it, to tell one layout from another."""
+        text = json.dumps(self.to_json(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How `Cells` were read: the arguments, and what there was to say.
+
+    Parameters
+    ----------
+    source
+        What was read, as the user named it.
+    schema
+        The arguments of `chreode.read` as JSON values (``counts``, ``batch``, ``label``,
+        ``covariates``, ``features``, ``values``), reused by ``like=``.
+    messages
+        Sentences for the user: empty cells, stripped versions, missing features.
+    n_source_features
+        Features in the source before any selection.
+    missing, unknown
+        With ``like=``: features of the model that the source lacks; features of the source that the
+        model does not know.
+    """
+
+    source: str
+    schema: Mapping[str, Any] = field(default_factory=dict)
+    messages: tuple[str, ...] = ()
+    n_source_features: int = 0
+    missing: int = 0
+    unknown: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values that `from_json` reads back."""
+        return {**asdict(self), "messages": list(self.messages)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Reading:
+        """Read what `to_json` wrote."""
+        return cls(**{**values, "messages": tuple(values["messages"])})
+
+
+class CSR:
+    """A matrix of cells by features that stores its non-zeros, row after row.
+
+    Parameters
+    ----------
+    crow
+        Where each row starts in ``col`` and ``value``; ``n + 1`` of them, int64.
+    col
+        Column of each non-zero, int32 or int64.
+    value
+        The non-zeros, float32.
+    width
+        Number of columns ``g``.
+    """
+
+    __slots__ = ("_row", "col", "crow", "value", "width")
+
+    def __init__(self, crow: Tensor, col: Tensor, value: Tensor, width: int) -> None:
+        self.crow, self.col, self.value, self.width = crow, col, value, width
+        self._row: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.crow) - 1
+
+    def __repr__(self) -> str:
+        return f"CSR({len(self)} x {self.width}, {len(self.value)} non-zeros)"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return len(self), self.width
+
+    @property
+    def row(self) -> Int[Tensor, " nnz"]:
+        """Row of each non-zero, computed once."""
+        if self._row is None:
+            counts = self.crow.diff()
+            self._row = torch.repeat_interleave(
+                torch.arange(len(self), device=self.crow.device), counts, output_size=len(self.value)
+            )
+        return self._row
+
+    def take(self, rows: Int[Tensor, " r"]) -> CSR:
+        """The given rows, in the given order; touches only their non-zeros."""
+        rows = rows.to(self.crow.device)
+        start = self.crow[rows]
+        counts = self.crow[rows + 1] - start
+        crow = torch.zeros(len(rows) + 1, dtype=torch.int64, device=self.crow.device)
+        torch.cumsum(counts, 0, out=crow[1:])
+        total = int(crow[-1])
+        row = torch.repeat_interleave(
+            torch.arange(len(rows), device=crow.device), counts, output_size=total
+        )
+        where = torch.arange(total, device=crow.device) + (start - crow[:-1])[row]
+        taken = CSR(crow, self.col[where], self.value[where], self.width)
+        taken._row = row
+        return taken
+
+    def to(self, device: torch.device | str) -> CSR:
+        """The same matrix on another device."""
+        return CSR(self.crow.to(device), self.col.to(device), self.value.to(device), self.width)
+
+    def with_value(self, value: Float[Tensor, " nnz"]) -> CSR:
+        """The same pattern with other values."""
+        other = CSR(self.crow, self.col, value, self.width)
+        other._row = self._row
+        return other
+
+    def sum_rows(self) -> Float[Tensor, " n"]:
+        """Total of every row."""
+        zeros = torch.zeros(len(self), dtype=torch.float64, device=self.value.device)
+        return zeros.index_add_(0, self.row, self.value.double()).float()
+
+    def sum_columns(self) -> Float[Tensor, " g"]:
+        """Total of every column."""
+        zeros = torch.zeros(self.width, dtype=torch.float64, device=self.value.device)
+        return zeros.index_add_(0, self.col.long(), self.value.double()).float()
+
+    def dense(self) -> Float[Tensor, "n g"]:
+        """A dense copy; for minibatches and tests, never for a data set."""
+        out = torch.zeros(self.shape, dtype=self.value.dtype, device=self.value.device)
+        out.view(-1).index_add_(0, self.row * self.width + self.col.long(), self.value)
+        return out
+
+    def scipy(self) -> sp.csr_matrix:
+        """The same memory as a SciPy matrix (on the CPU)."""
+        import scipy.sparse as sp
+
+        parts = (self.value.cpu().numpy(), self.col.cpu().numpy(), self.crow.cpu().numpy())
+        return sp.csr_matrix(parts, shape=self.shape)
+
+    @classmethod
+    def of(cls, matrix: Any) -> CSR:
+        """From a SciPy sparse matrix or a dense array (rows are cells)."""
+        import scipy.sparse as sp
+
+        csr = sp.csr_matrix(matrix)
+        csr.sum_duplicates()
+        return cls(
+            torch.from_numpy(csr.indptr.astype(np.int64)),
+            torch.from_numpy(csr.indices.astype(np.int32)),
+            torch.from_numpy(csr.data.astype(np.float32)),
+            csr.shape[1],
+        )
+
+
+Measured = CSR | Tensor
+
+
+class Cells:
+    """Cells and what was measured in them; a minibatch is simply fewer of them.
+
+    Immutable: every change makes another `Cells` that shares the memory.
+
+    Parameters
+    ----------
+    layout
+        Names, kinds and sizes.
+    names
+        Cell names, ``n`` of them.
+    index
+        Row of each cell in a codebook, ``n``.
+    measured
+        By modality, a `CSR` or a dense ``n x g`` tensor (continuous values only).
+    size
+        By modality, the size factor of each cell: its total over the features its panel measured
+        (1 for a continuous modality).
+    present
+        By modality, whether the cell was measured in it at all.
+    covariates
+        By column, level numbers (int64, -1 for unknown) or standardised values (float32, NaN for
+        unknown).
+    panels
+        By modality, which features each panel measured, ``p x g``; absent when all were.
+    panel
+        By modality, the panel of each cell, ``n``.
+    reading
+        How these cells were read.
+    """
+
+    __slots__ = (
+        "covariates",
+        "index",
+        "layout",
+        "measured",
+        "names",
+        "panel",
+        "panels",
+        "present",
+        "reading",
+        "size",
+    )
+
+    layout: Layout
+    names: np.ndarray
+    index: Int[Tensor, " n"]
+    measured: Mapping[str, Measured]
+    size: Mapping[str, Float[Tensor, " n"]]
+    present: Mapping[str, Bool[Tensor, " n"]]
+    covariates: Mapping[str, Tensor]
+    panels: Mapping[str, Bool[Tensor, "p g"]]
+    panel: Mapping[str, Int[Tensor, " n"]]
+    reading: Reading
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        names: Sequence[str] | np.ndarray,
+        measured: Mapping[str, Measured],
+        size: Mapping[str, Tensor] | None = None,
+        index: Tensor | None = None,
+        present: Mapping[str, Tensor] | None = None,
+        covariates: Mapping[str, Tensor] | None = None,
+        panels: Mapping[str, Tensor] | None = None,
+        panel: Mapping[str, Tensor] | None = None,
+        reading: Reading | None = None,
+    ) -> None:
+        n = len(names)
+
+        def put(name: str, value: object) -> None:
+            object.__setattr__(self, name, value)
+
+        put("layout", layout)
+        put("names", names if isinstance(names, np.ndarray) else np.asarray(names, dtype=object))
+        put("measured", dict(measured))
+        put("index", torch.arange(n) if index is None else index)
+        put("size", {m: _size(layout.modalities[m], x) for m, x in measured.items()} if size is None else dict(size))
+        put("present", {m: torch.ones(n, dtype=torch.bool) for m in self.size} if present is None else dict(present))
+        put("covariates", dict(covariates or {}))
+        put("panels", dict(panels or {}))
+        put("panel", dict(panel or {}))
+        put("reading", reading or Reading(source="memory"))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        msg = f"Cells are immutable; use cells.replace({name}=...) to get other ones."
+        raise AttributeError(msg)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __repr__(self) -> str:
+        parts = [f"{len(self)} cells"]
+        parts += [f"{name}: {m.n_features} features ({m.kind})" for name, m in self.layout.modalities.items()]
+        parts += [f"{c.role} {c.column!r} ({len(c.levels)} levels)" if c.categorical else f"{c.role} {c.column!r}"
+                  for c in self.layout.covariates.values()]  # fmt: skip
+        return f"Cells({', '.join(parts)})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors live."""
+        return self.index.device
+
+    def replace(self, **changes: Any) -> Cells:
+        """Other `Cells` with some fields changed."""
+        fields = {name: getattr(self, name) for name in self.__slots__} | changes
+        return Cells(fields.pop("layout"), **fields)
+
+    def __getitem__(self, rows: Tensor | np.ndarray | slice) -> Cells:
+        """The given cells (positions, a mask or a slice), in the given order."""
+        if isinstance(rows, slice):
+            rows = torch.arange(len(self))[rows]
+        rows = torch.as_tensor(rows)
+        if rows.dtype == torch.bool:
+            rows = rows.nonzero().squeeze(1)
+        here = rows.to(self.device)
+
+        def some(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {k: v[here] for k, v in tensors.items()}
+
+        return Cells(
+            self.layout,
+            names=self.names[rows.cpu().numpy()],
+            measured={m: x.take(here) if isinstance(x, CSR) else x[here] for m, x in self.measured.items()},
+            size=some(self.size),
+            index=self.index[here],
+            present=some(self.present),
+            covariates=some(self.covariates),
+            panels=self.panels,
+            panel=some(self.panel),
+            reading=self.reading,
+        )
+
+    def to(self, device: torch.device | str) -> Cells:
+        """The same cells on another device."""
+        moved = {
+            name: {k: v.to(device) for k, v in getattr(self, name).items()}
+            for name in ("measured", "size", "present", "covariates", "panels", "panel")
+        }
+        return self.replace(index=self.index.to(device), **moved)
+
+    def mask(self, modality: str) -> Bool[Tensor, "n g"] | None:
+        """Which features each cell's panel measured; None when all were."""
+        if modality not in self.panels:
+            return None
+        return self.panels[modality][self.panel[modality]]
+
+    def numbered(self) -> Cells:
+        """The same cells with codebook rows 0, 1, 2, ... and a layout that counts them."""
+        layout = replace(self.layout, n_cells=len(self))
+        return self.replace(layout=layout, index=torch.arange(len(self), device=self.device))
+
+    def do(self, **levels: str | float | None) -> Cells:
+        """The same cells under other levels: ``cells.do(batch="plate 2")``; None means unknown.
+
+        Raises
+        ------
+        KeyError
+            For a column that was not read.
+        ValueError
+            For a level the layout does not know.
+        """
+        changed = dict(self.covariates)
+        for name, level in levels.items():
+            covariate = self.layout.resolve(name)
+            changed[covariate.column] = torch.full_like(changed[covariate.column], encode(covariate, level))
+        return self.replace(covariates=changed)
+
+    def level_names(self, column: str) -> np.ndarray:
+        """The column as the user wrote it: level names (None for unknown) or values, ``n``."""
+        covariate = self.layout.resolve(column)
+        values = self.covariates[covariate.column].cpu().numpy()
+        if not covariate.categorical:
+            return values * covariate.scale + covariate.location
+        return np.asarray([*covariate.levels, None], dtype=object)[values]
+
+
+def encode(covariate: Covariate, level: str | float | None) -> float | int:
+    """The number that stands for a level: its position, -1 or NaN for unknown, or a standardised value."""
+    if not covariate.categorical:
+        return float("nan") if level is None else (float(level) - covariate.location) / covariate.scale
+    if level is None:
+        return -1
+    if str(level) not in covariate.levels:
+        known = ", ".join(covariate.levels[:12])
+        msg = f"Expected a level of {covariate.column!r} ({known}); found {level!r}."
+        raise ValueError(msg)
+    return covariate.levels.index(str(level))
+
+
+def _size(modality: Modality, measured: Measured) -> Tensor:
+    if modality.kind == "continuous":
+        return torch.ones(len(measured))
+    return measured.sum_rows() if isinstance(measured, CSR) else measured.sum(1)

@@ -1,0 +1,149 @@
+"""Named latents, a decoder, and the trace that remembers the cells they explained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+from chreode.axes import Float, Tensor
+from chreode.cells import CSR, Cells
+
+__all__ = ["Code", "Density", "Given", "Latent", "LatentModel", "Observed", "Trace"]
+
+
+@runtime_checkable
+class Density(Protocol):
+    """What a prior returns: something with a log density over codes."""
+
+    def log_prob(self, z: Float[Tensor, "n d"], /) -> Float[Tensor, " n"]:
+        """Log density of each code, in nats."""
+        ...
+
+    def sample(self, n: int, generator: torch.Generator, /) -> Float[Tensor, "n d"]:
+        """Draw codes."""
+        ...
+
+
+@runtime_checkable
+class Observed(Protocol):
+    """What a likelihood head returns: the distribution of one modality's values in each cell."""
+
+    def log_prob(self, measured: CSR | Tensor, /) -> Float[Tensor, " n"]:
+        """Log probability of what was measured, summed over the features of the panel, in nats."""
+        ...
+
+    def sample(self, generator: torch.Generator, /) -> Float[Tensor, "n g"]:
+        """Draw values."""
+        ...
+
+    @property
+    def mean(self) -> Float[Tensor, "n g"]:
+        """Expected values (with the cell's size factor)."""
+        ...
+
+
+class Code:
+    """The code of each cell in one latent, and its posterior where inference has one."""
+
+    __slots__ = ("posterior", "z")
+
+    def __init__(self, z: Float[Tensor, "n d"], posterior: Any = None) -> None:
+        self.z = z
+        self.posterior = posterior
+
+
+class Given:
+    """What a latent may look at when it is inferred: the latents before it, and the joint energy.
+
+    Parameters
+    ----------
+    codes
+        Latents inferred before, by name.
+    energy
+        Negative log joint of a candidate code for the latent being inferred, per cell.
+    """
+
+    __slots__ = ("codes", "energy")
+
+    def __init__(self, codes: Mapping[str, Code], energy: Callable[[Tensor], Tensor]) -> None:
+        self.codes = codes
+        self.energy = energy
+
+
+class Latent(nn.Module):
+    """One latent variable: how its codes are inferred and how they are distributed a priori.
+
+    Parameters
+    ----------
+    infer
+        ``infer(cells, given) -> Code``.
+    prior
+        ``prior(cells, given) -> Density``; its ``log_hyper()`` is the log density of its parameters.
+    """
+
+    def __init__(self, infer: nn.Module, prior: nn.Module) -> None:
+        super().__init__()
+        self.infer = infer
+        self.prior = prior
+
+
+class Trace:
+    """What a model made of some cells: their codes and the distributions of what was measured."""
+
+    __slots__ = ("cells", "codes", "observed")
+
+    def __init__(self, cells: Cells, codes: Mapping[str, Code], observed: Mapping[str, Observed]) -> None:
+        self.cells = cells
+        self.codes = codes
+        self.observed = observed
+
+
+class LatentModel(nn.Module):
+    """Latents inferred in declared order, then decoded together.
+
+    .. math:: z_i \\sim p(z), \\qquad x_i \\sim p(x \\mid f(z_i), \\text{covariates}_i, s_i)
+
+    Parameters
+    ----------
+    latents
+        `Latent` by name.
+    decoder
+        ``decoder({name: z}, cells) -> {modality: Observed}``.
+    """
+
+    def __init__(self, latents: Mapping[str, Latent], decoder: nn.Module) -> None:
+        super().__init__()
+        self.latents = nn.ModuleDict(latents)
+        self.decoder = decoder
+
+    def forward(self, cells: Cells) -> Trace:
+        """Infer, then decode."""
+        codes: dict[str, Code] = {}
+        for name, latent in self.latents.items():
+            given = Given(codes, lambda z, name=name: self.energy({**_values(codes), name: z}, cells))
+            codes[name] = latent.infer(cells, given)
+        return Trace(cells, codes, self.decoder(_values(codes), cells))
+
+    def trace(self, z: Mapping[str, Tensor], cells: Cells) -> Trace:
+        """The trace of codes that are given instead of inferred."""
+        return Trace(cells, {name: Code(value) for name, value in z.items()}, self.decoder(z, cells))
+
+    def prior(self, name: str, trace: Trace) -> Density:
+        """The prior of one latent for the cells of a trace."""
+        given = Given(trace.codes, lambda z: self.energy({**_values(trace.codes), name: z}, trace.cells))
+        return self.latents[name].prior(trace.cells, given)
+
+    def energy(self, z: Mapping[str, Tensor], cells: Cells) -> Float[Tensor, " n"]:
+        """Negative log joint of codes and counts, in nats: the latents given and the modalities present."""
+        trace = self.trace(z, cells)
+        total = -sum(self.prior(name, trace).log_prob(value) for name, value in z.items())
+        for modality, observed in trace.observed.items():
+            total = total - observed.log_prob(cells.measured[modality]) * cells.present[modality]
+        return total
+
+
+def _values(codes: Mapping[str, Code]) -> dict[str, Tensor]:
+    return {name: code.z for name, code in codes.items()}
