@@ -2,75 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Mapping
 
-import torch
 from torch import nn
 
 from chreode.axes import Float, Tensor
-from chreode.cells import CSR, Cells
+from chreode.cells import Cells
+from chreode.parts import Code, Density, Given, Observed
 
 __all__ = ["Code", "Density", "Given", "Latent", "LatentModel", "Observed", "Trace"]
-
-
-@runtime_checkable
-class Density(Protocol):
-    """What a prior returns: something with a log density over codes."""
-
-    def log_prob(self, z: Float[Tensor, "n d"], /) -> Float[Tensor, " n"]:
-        """Log density of each code, in nats."""
-        ...
-
-    def sample(self, n: int, generator: torch.Generator, /) -> Float[Tensor, "n d"]:
-        """Draw codes."""
-        ...
-
-
-@runtime_checkable
-class Observed(Protocol):
-    """What a likelihood head returns: the distribution of one modality's values in each cell."""
-
-    def log_prob(self, measured: CSR | Tensor, /) -> Float[Tensor, " n"]:
-        """Log probability of what was measured, summed over the features of the panel, in nats."""
-        ...
-
-    def sample(self, generator: torch.Generator, /) -> Float[Tensor, "n g"]:
-        """Draw values."""
-        ...
-
-    @property
-    def mean(self) -> Float[Tensor, "n g"]:
-        """Expected values (with the cell's size factor)."""
-        ...
-
-
-class Code:
-    """The code of each cell in one latent, and its posterior where inference has one."""
-
-    __slots__ = ("posterior", "z")
-
-    def __init__(self, z: Float[Tensor, "n d"], posterior: Any = None) -> None:
-        self.z = z
-        self.posterior = posterior
-
-
-class Given:
-    """What a latent may look at when it is inferred: the latents before it, and the joint energy.
-
-    Parameters
-    ----------
-    codes
-        Latents inferred before, by name.
-    energy
-        Negative log joint of a candidate code for the latent being inferred, per cell.
-    """
-
-    __slots__ = ("codes", "energy")
-
-    def __init__(self, codes: Mapping[str, Code], energy: Callable[[Tensor], Tensor]) -> None:
-        self.codes = codes
-        self.energy = energy
 
 
 class Latent(nn.Module):

@@ -1,1 +1,7 @@
+"""From codes to the distribution of what was measured."""
 
+from chreode.decoders.linear import Linear
+from chreode.decoders.mlp import MLP
+from chreode.decoders.readout import Conditions, Readout
+
+__all__ = ["MLP", "Conditions", "Linear", "Readout"]

@@ -1,0 +1,49 @@
+"""A linear decoder: its weights are loadings that can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from chreode.axes import Float, Tensor
+from chreode.cells import Cells, Layout
+from chreode.decoders.readout import Readout
+from chreode.parts import Observed
+
+__all__ = ["Linear"]
+
+
+class Linear(nn.Module):
+    """One linear layer from codes to the likelihood heads.
+
+    .. math:: x_i \\sim p(x \\mid W z + b + o_i)
+
+    with :math:`o_i` the offsets of the cell's batch and covariates.
+
+    Parameters
+    ----------
+    layout
+        Features, kinds and conditions.
+    inputs
+        Dimensions of each latent, by name.
+    heads
+        Likelihood head by modality.
+    """
+
+    def __init__(
+        self, layout: Layout, inputs: Mapping[str, int], *, heads: Mapping[str, type[nn.Module]]
+    ) -> None:
+        super().__init__()
+        self.inputs = list(inputs)
+        self.readout = Readout(layout, sum(inputs.values()), heads)
+
+    def forward(self, z: Mapping[str, Float[Tensor, "n d"]], cells: Cells) -> dict[str, Observed]:
+        """Decode codes under the cells' conditions and sizes."""
+        return self.readout(torch.cat([z[name] for name in self.inputs], 1), cells)
+
+    def loadings(self, modality: str) -> Float[Tensor, "g d"]:
+        """Change of each feature's log proportion (or other natural parameter) along each dimension."""
+        n_features = self.readout.outputs[modality].out_features // self.readout.heads[modality].outputs
+        return self.readout.outputs[modality].weight[:n_features].detach()

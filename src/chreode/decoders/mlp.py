@@ -1,0 +1,64 @@
+"""A multilayer perceptron from codes to distributions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from chreode.axes import Float, Tensor
+from chreode.cells import Cells, Layout
+from chreode.decoders.readout import Conditions, Readout
+from chreode.parts import Observed
+
+__all__ = ["MLP"]
+
+
+class MLP(nn.Module):
+    """Hidden layers of rectified units, then one linear layer and one likelihood head a modality.
+
+    .. math:: h_0 = \\mathrm{relu}(W_0 z + b_0 + c_i), \\quad h_l = \\mathrm{relu}(W_l h_{l-1} + b_l), \\quad
+              x_i \\sim p(x \\mid W h_L + b + o_i)
+
+    where :math:`c_i` and :math:`o_i` are the sums of the vectors of the cell's batch and covariates
+    (`Conditions`): at the first layer they equal one-hot columns beside the code, at the output they are
+    a log fold change a gene.
+
+    Parameters
+    ----------
+    layout
+        Features, kinds and conditions.
+    inputs
+        Dimensions of each latent, by name.
+    heads
+        Likelihood head by modality.
+    hidden
+        Widths of the hidden layers, at least one.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        inputs: Mapping[str, int],
+        *,
+        heads: Mapping[str, type[nn.Module]],
+        hidden: Sequence[int] = (100,),
+    ) -> None:
+        super().__init__()
+        self.inputs = list(inputs)
+        widths = [sum(inputs.values()), *hidden]
+        self.first = nn.Linear(widths[0], widths[1])
+        self.conditions = Conditions(layout, widths[1])
+        layers: list[nn.Module] = [nn.ReLU()]
+        for before, after in zip(widths[1:-1], widths[2:], strict=True):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+        self.rest = nn.Sequential(*layers)
+        self.readout = Readout(layout, widths[-1], heads)
+
+    def forward(self, z: Mapping[str, Float[Tensor, "n d"]], cells: Cells) -> dict[str, Observed]:
+        """Decode codes under the cells' conditions and sizes; their counts are never looked at."""
+        hidden = self.first(torch.cat([z[name] for name in self.inputs], 1))
+        shift = self.conditions(cells)
+        hidden = hidden if shift is None else hidden + shift
+        return self.readout(self.rest(hidden), cells)

@@ -1,0 +1,112 @@
+"""The last layer of every decoder: conditions, and one likelihood head a modality."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from chreode.axes import Float, Tensor
+from chreode.cells import CSR, Cells, Layout
+from chreode.errors import InputError
+from chreode.parts import Observed
+
+__all__ = ["Conditions", "Readout"]
+
+
+class Conditions(nn.Module):
+    """A vector for every level of every condition, added up: what batch and covariates do to a layer.
+
+    .. math:: h_i = \\sum_{b} \\Big(e_{b, l_{ib}} - \\frac{1}{c_b} \\sum_{l} e_{bl}\\Big)
+              + \\sum_{v} x_{iv}\\, e_v
+
+    The vectors of one column have zero mean by construction, so an unknown or missing level, which adds
+    nothing, is the average one. A missing continuous value adds nothing either.
+
+    Parameters
+    ----------
+    layout
+        Its ``conditions`` are used.
+    width
+        Length of the vectors.
+    """
+
+    def __init__(self, layout: Layout, width: int) -> None:
+        super().__init__()
+        self.columns = list(layout.conditions)
+        rows = [max(1, len(c.levels)) for c in layout.conditions.values()]
+        self.categorical = [c.categorical for c in layout.conditions.values()]
+        self.vectors = nn.ParameterList([nn.Parameter(torch.zeros(r, width)) for r in rows])
+
+    def forward(self, cells: Cells) -> Float[Tensor, "n w"] | None:
+        """The sum for each cell; None without conditions."""
+        total = None
+        for column, categorical, vectors in zip(self.columns, self.categorical, self.vectors, strict=True):
+            value = cells.covariates[column]
+            if categorical:
+                # An extra row of zeros stands for the unknown level -1.
+                table = torch.cat([vectors - vectors.mean(0), vectors.new_zeros(1, vectors.shape[1])])
+                part = table[value]
+            else:
+                part = value.nan_to_num(0.0)[:, None] * vectors
+            total = part if total is None else total + part
+        return total
+
+
+class Readout(nn.Module):
+    """From the last hidden layer to the distribution of each modality.
+
+    Parameters
+    ----------
+    layout
+        Features and their kinds.
+    width
+        Width of the last hidden layer (or of the code, for a linear decoder).
+    heads
+        Likelihood head by modality, called with the number of features.
+
+    Raises
+    ------
+    InputError
+        When a head's support does not hold a modality's values.
+    """
+
+    def __init__(self, layout: Layout, width: int, heads: Mapping[str, type[nn.Module]]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleDict()
+        self.outputs = nn.ModuleDict()
+        self.offsets = nn.ModuleDict()
+        for name, make in heads.items():
+            described = layout.modalities[name]
+            head = make(described.n_features)
+            if described.kind not in head.kinds:
+                msg = (
+                    f"Expected {' or '.join(sorted(head.kinds))} values for the {type(head).__name__} likelihood of "
+                    f"{name!r}; found {described.kind} values. Choose a likelihood that holds them "
+                    "(normal holds any finite value), or read the data with another values=."
+                )
+                raise InputError(msg)
+            self.heads[name] = head
+            self.outputs[name] = nn.Linear(width, head.outputs * described.n_features)
+            self.offsets[name] = Conditions(layout, head.outputs * described.n_features)
+
+    def forward(self, hidden: Float[Tensor, "n w"], cells: Cells) -> dict[str, Observed]:
+        """The distribution of each modality in each cell."""
+        observed = {}
+        for name, head in self.heads.items():
+            raw = self.outputs[name](hidden)
+            offset = self.offsets[name](cells)
+            raw = raw if offset is None else raw + offset
+            # Mixed precision ends here: a likelihood in half precision would lose the counts.
+            raw = raw.float() if raw.dtype in (torch.bfloat16, torch.float16) else raw
+            observed[name] = head(raw, cells.size[name], cells.mask(name))
+        return observed
+
+    @torch.no_grad()
+    def centre(self, cells: Cells) -> None:
+        """Set the output biases so that a code of zero decodes to the mean profile of these cells."""
+        for name, output in self.outputs.items():
+            measured = cells.measured[name]
+            total = measured.sum_columns() if isinstance(measured, CSR) else measured.sum(0)
+            self.heads[name].centre(output.bias[: len(total)], total, len(cells))

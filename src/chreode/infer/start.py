@@ -1,0 +1,172 @@
+"""Where codes start: principal components, with the batches' means taken out within clusters."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from chreode.axes import Float, Int, Tensor
+from chreode.cells import CSR, Cells, Layout
+
+__all__ = ["PrincipalStart", "remove_batches"]
+
+_SAMPLE = 20_000  # cells that decide the components; the others are projected
+
+
+class PrincipalStart(nn.Module):
+    """Principal components of log-normalised counts, kept as a linear map for cells that come later.
+
+    .. math:: u_{ig} = \\log(1 + c\\,x_{ig}/s_i), \\qquad z_i = (u_i - \\bar u) V / \\mathrm{sd}(\\mathrm{PC}_1)
+
+    with :math:`c` the median total of the cells. Values that are not counts are only centred. A feature
+    that a panel did not measure counts as its mean.
+
+    Parameters
+    ----------
+    layout
+        The features of the first modality are used.
+    dim
+        Number of components.
+    batch
+        Column whose levels' means are removed within clusters (`remove_batches`); None for none.
+    """
+
+    loadings: Tensor
+    mean: Tensor
+    depth: Tensor
+    shift: Tensor
+
+    def __init__(self, layout: Layout, dim: int, *, batch: str | None = None) -> None:
+        super().__init__()
+        self.modality = next(iter(layout.modalities))
+        self.counts = layout.modalities[self.modality].kind == "counts"
+        self.batch = batch
+        n_levels = len(layout.covariates[batch].levels) if batch else 0
+        features = layout.modalities[self.modality].n_features
+        self.register_buffer("loadings", torch.zeros(features, dim))
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("depth", torch.ones(()))
+        self.register_buffer("shift", torch.zeros(n_levels, dim))
+
+    def learn(self, cells: Cells, *, seed: int) -> Float[Tensor, "n d"]:
+        """Find the components of these cells and return where their codes start."""
+        from sklearn.decomposition import PCA
+
+        rng = np.random.default_rng(seed)
+        sample = np.sort(rng.permutation(len(cells))[:_SAMPLE])
+        some = cells[torch.from_numpy(sample)] if len(sample) < len(cells) else cells
+        size = some.size[self.modality]
+        self.depth.copy_(size[size > 0].median() if self.counts else torch.ones(()))
+        values = self._transform(some)
+        matrix = values.scipy() if isinstance(values, CSR) else values.cpu().numpy()
+        n_features, dim = self.loadings.shape
+        found = min(dim, min(matrix.shape) - 1)
+        solver = "covariance_eigh" if n_features <= 3000 and isinstance(values, CSR) else "arpack"
+        pca = PCA(found, svd_solver=solver, random_state=int(seed)).fit(matrix)
+        scale = float(np.sqrt(pca.explained_variance_[0])) or 1.0
+        # The sign of a component is arbitrary; fixing it makes runs comparable.
+        signs = np.sign(pca.components_[np.arange(found), np.abs(pca.components_).argmax(1)])
+        self.loadings[:, :found] = torch.from_numpy(pca.components_ * signs[:, None]).T.float() / scale
+        self.mean.copy_(torch.from_numpy(pca.mean_))
+        start = self._project(cells)
+        if self.batch is None:
+            return start
+        level = cells.covariates[self.batch]
+        corrected = remove_batches(start, level, seed=seed)
+        for b in range(len(self.shift)):
+            if (level == b).any():
+                self.shift[b] = (corrected - start)[level == b].mean(0)
+        return corrected
+
+    def forward(self, cells: Cells) -> Float[Tensor, "n d"]:
+        """Where the codes of other cells start."""
+        start = self._project(cells)
+        if self.batch is not None and self.batch in cells.covariates:
+            level = cells.covariates[self.batch]
+            start = start + torch.where((level >= 0)[:, None], self.shift[level.clamp(min=0)], 0)
+        return start
+
+    def _transform(self, cells: Cells) -> CSR | Tensor:
+        values = cells.measured[self.modality]
+        if not self.counts or not isinstance(values, CSR):
+            return values
+        factor = self.depth / cells.size[self.modality].clamp(min=1)
+        return values.with_value(torch.log1p(values.value * factor[values.row]))
+
+    def _project(self, cells: Cells) -> Tensor:
+        values = self._transform(cells)
+        if isinstance(values, CSR):
+            matrix = torch.sparse_csr_tensor(
+                values.crow, values.col.to(values.crow.dtype), values.value, values.shape, check_invariants=False
+            )
+            product = matrix @ self.loadings
+        else:
+            product = values @ self.loadings
+        mask = cells.mask(self.modality)
+        if mask is None:
+            return product - self.mean @ self.loadings
+        return product - (mask * self.mean) @ self.loadings
+
+
+def remove_batches(
+    codes: Float[Tensor, "n d"], level: Int[Tensor, " n"], *, seed: int, clusters: int = 30, rounds: int = 10
+) -> Float[Tensor, "n d"]:
+    """Take the batches' means out of codes, within soft clusters that every batch shares.
+
+    Cells are clustered softly, with a penalty on clusters that one batch fills; within each cluster the
+    batches' means are moved to the cluster's mean; the two steps alternate. This is the idea of Harmony
+    with a ridge on small batches.
+
+    Parameters
+    ----------
+    codes
+        Where the codes are.
+    level
+        Batch of each cell, -1 for unknown (left where it is).
+    seed
+        Start of the clustering.
+    clusters, rounds
+        How many clusters, how often the two steps alternate.
+
+    References
+    ----------
+    Korsunsky et al. (2019), doi:10.1038/s41592-019-0619-0. Deviations: Euclidean instead of cosine
+    distances, a fixed number of rounds.
+    """
+    from sklearn.cluster import KMeans
+
+    known = level >= 0
+    x = codes[known].double()
+    batch = torch.nn.functional.one_hot(level[known]).double()
+    batch = batch[:, batch.sum(0) > 0]
+    k = min(clusters, max(2, len(x) // 30))
+    sample = np.random.default_rng(seed).permutation(len(x))[:_SAMPLE]
+    means = torch.from_numpy(KMeans(k, n_init=3, random_state=seed).fit(x[sample].numpy()).cluster_centers_)
+    share = batch.mean(0)
+    z = x.clone()
+    width = None
+    for _ in range(rounds):
+        for _ in range(5):
+            distance = torch.cdist(z, means) ** 2
+            width = distance.min(1).values.mean() if width is None else width
+            member = torch.softmax(-distance / width, 1)
+            observed = batch.T @ member + 1
+            expected = share[:, None] * member.sum(0) + 1
+            member = torch.softmax(-distance / width + 2 * (batch @ torch.log(expected / observed)), 1)
+            means = (member.T @ z) / member.sum(0)[:, None].clamp(min=1e-9)
+        z = x - _batch_offsets(x, batch, member)
+    out = codes.clone()
+    out[known] = z.to(codes.dtype)
+    return out
+
+
+def _batch_offsets(x: Tensor, batch: Tensor, member: Tensor) -> Tensor:
+    """Mean offset of each cell's batch from its cluster's balanced mean, weighted by membership."""
+    weight = torch.einsum("nb,nk->kb", batch, member)
+    total = torch.einsum("nb,nk,nd->kbd", batch, member, x)
+    mean = total / weight.clamp(min=1e-9)[..., None]
+    shrink = weight / (weight + 5)  # a batch with few cells in a cluster says little about its offset there
+    centre = (shrink[..., None] * mean).sum(1) / shrink.sum(1).clamp(min=1e-9)[:, None]
+    offset = shrink[..., None] * (mean - centre[:, None])
+    return torch.einsum("nb,nk,kbd->nd", batch, member, offset)
