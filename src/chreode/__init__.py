@@ -1,1 +1,85 @@
-"""chreode: latent-variable models of single cells."""
+"""Latent-variable models of single cells: read, fit, project, write.
+
+This is the front door. It opens a room only when it is asked for: importing chreode imports neither torch
+nor any library of the field.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from chreode import evaluate, recipes, report
+    from chreode.errors import InputError
+    from chreode.fitted import Embedded, FittedModel, distil, fit, load
+    from chreode.io import datasets
+    from chreode.io.read import read
+    from chreode.io.simulate import simulate
+    from chreode.recipe import recipe
+    from chreode.storage import cite
+
+__version__ = "0.1.0"
+__all__ = [
+    "Embedded",
+    "FittedModel",
+    "InputError",
+    "cite",
+    "datasets",
+    "distil",
+    "evaluate",
+    "fit",
+    "load",
+    "read",
+    "recipe",
+    "recipes",
+    "report",
+    "simulate",
+]
+
+# Where each name lives: "module:attribute", or a whole module.
+_WHERE = {
+    "Embedded": "chreode.fitted:Embedded",
+    "FittedModel": "chreode.fitted:FittedModel",
+    "InputError": "chreode.errors:InputError",
+    "cite": "chreode.storage:cite",
+    "datasets": "chreode.io.datasets",
+    "distil": "chreode.fitted:distil",
+    "evaluate": "chreode.evaluate",
+    "fit": "chreode.fitted:fit",
+    "load": "chreode.fitted:load",
+    "read": "chreode.io.read:read",
+    "recipe": "chreode.recipe:recipe",
+    "recipes": "chreode.recipes",
+    "report": "chreode.report",
+    "simulate": "chreode.io.simulate:simulate",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        msg = f"module 'chreode' has no attribute {name!r}; it has {', '.join(__all__)}"
+        raise AttributeError(msg)
+    module, _, attribute = _WHERE[name].partition(":")
+    found = importlib.import_module(module)
+    if attribute:
+        found = getattr(found, attribute)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])
+
+
+class _FrontDoor(ModuleType):
+    """Keeps ``chreode.fit`` the function when Python binds the submodule of that name to its package."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (isinstance(value, ModuleType) and ":" in _WHERE.get(name, "")):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _FrontDoor
