@@ -1,0 +1,70 @@
+"""Data-dependent events: where codes start, where components are placed, which are moved."""
+
+from __future__ import annotations
+
+from chreode.optim import codebooks
+from chreode.plan import Event, Moment
+from chreode.priors.placement import count_communities
+
+__all__ = ["centre_decoder", "follow", "move_dead_components", "place_means", "start_codes", "start_means"]
+
+
+def start_codes() -> Event:
+    """Before the first epoch: codes at the principal components of the counts."""
+
+    def do(moment: Moment) -> None:
+        for codebook in codebooks(moment.model).values():
+            if codebook.start is not None:
+                codebook.weight.copy_(codebook.start.learn(moment.cells, seed=moment.seed))
+
+    return Event("start codes", do, at="start")
+
+
+def centre_decoder() -> Event:
+    """Before the first epoch: a code of zero decodes to the mean profile."""
+    return Event("centre decoder", lambda moment: moment.model.decoder.readout.centre(moment.cells), at="start")
+
+
+def start_means(latent: str) -> Event:
+    """Before the first epoch: mixture means drawn from their softball, as published."""
+
+    def do(moment: Moment) -> None:
+        moment.model.latents[latent].prior.initialise(moment.generator)
+
+    return Event("draw means", do, at="start")
+
+
+def place_means(latent: str, *, at: float, components: int | None) -> Event:
+    """At a fraction of the fit: components placed where the codes are.
+
+    With ``components=None`` their number is that of the communities of the codes' neighbourhood graph,
+    which also start the placement.
+    """
+
+    def do(moment: Moment) -> None:
+        codes = moment.codes(latent)
+        prior = moment.model.latents[latent].prior
+        if components is None:
+            count, labels = count_communities(codes, seed=moment.seed)
+            count = min(count, prior.capacity)
+            prior.place(codes, components=count, generator=moment.generator, labels=labels.clamp(max=count - 1))
+        else:
+            prior.place(codes, components=components, generator=moment.generator)
+
+    return Event("place components", do, at=at)
+
+
+def follow(latent: str, *, every: int = 1) -> Event:
+    """After every epoch: one step of expectation-maximisation of the placed mixture on the codes."""
+    return Event(
+        "follow codes", lambda moment: moment.model.latents[latent].prior.update(moment.codes(latent)), every=every
+    )
+
+
+def move_dead_components(latent: str, *, every: int = 5) -> Event:
+    """Every few epochs: components that hold no cells are moved to where codes are explained worst."""
+
+    def do(moment: Moment) -> None:
+        moment.model.latents[latent].prior.move_dead(moment.codes(latent), generator=moment.generator)
+
+    return Event("move dead components", do, every=every)

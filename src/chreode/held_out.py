@@ -1,0 +1,75 @@
+"""Held-out molecules: half of a cell's molecules infer its code, the other half judges it."""
+
+from __future__ import annotations
+
+import torch
+
+from chreode.axes import Tensor
+from chreode.cells import CSR, Cells
+from chreode.io.loader import thin
+from chreode.parts import Observed
+
+__all__ = ["halves", "nats", "profile_nats"]
+
+
+def halves(cells: Cells, generator: torch.Generator) -> tuple[Cells, Cells]:
+    """Split what was measured in every cell into two parts that know nothing of each other.
+
+    Counts are thinned binomially: each molecule goes to one side or the other, so both halves are counts of
+    the same proportions at half the depth. Binary and continuous values cannot be thinned: a random half
+    of the features goes to each side, by panels.
+    """
+    parts = (dict(cells.measured), dict(cells.measured))
+    sizes = (dict(cells.size), dict(cells.size))
+    panels = (dict(cells.panels), dict(cells.panels))
+    panel = dict(cells.panel)
+    for name, modality in cells.layout.modalities.items():
+        measured = cells.measured[name]
+        if modality.kind == "counts" and isinstance(measured, CSR):
+            first, second = thin(measured, generator)
+            for side, half in enumerate((first, second)):
+                parts[side][name] = half
+                sizes[side][name] = half.sum_rows()
+            continue
+        chosen = torch.rand(modality.n_features, generator=generator).to(cells.device) < 0.5
+        old = cells.panels.get(name, torch.ones(1, modality.n_features, dtype=torch.bool, device=cells.device))
+        panel[name] = cells.panel.get(name, torch.zeros(len(cells), dtype=torch.int64, device=cells.device))
+        panels[0][name], panels[1][name] = old & chosen, old & ~chosen
+    first, second = (
+        cells.replace(measured=parts[s], size=sizes[s], panels=panels[s], panel=panel) for s in (0, 1)
+    )
+    return first, second
+
+
+@torch.no_grad()
+def nats(observed: Observed, cells: Cells, modality: str) -> tuple[float, float]:
+    """Nats spent on what was measured, and the number of molecules (or values) they were spent on.
+
+    For counts :math:`-\\sum_{ig} x_{ig} \\log \\rho_{ig}` with :math:`\\rho` the expected proportions, over
+    :math:`\\sum x` molecules: what the dispersion says does not matter. Otherwise the negative log
+    likelihood, over the values of the panel.
+    """
+    measured = cells.measured[modality]
+    if cells.layout.modalities[modality].kind == "counts" and isinstance(measured, CSR):
+        share = observed.proportions[measured.row, measured.col.long()]
+        spent = -(measured.value.double() * share.clamp(min=1e-30).log().double()).sum()
+        return float(spent), float(measured.value.double().sum())
+    mask = cells.mask(modality)
+    values = len(cells) * cells.layout.modalities[modality].n_features if mask is None else int(mask.sum())
+    return float(-observed.log_prob(measured).double().sum()), float(values)
+
+
+def profile_nats(profile: Tensor, cells: Cells, modality: str) -> float:
+    """Nats per molecule when every cell is expected to have the same proportions ``profile``, length ``g``."""
+    measured = cells.measured[modality]
+    if not isinstance(measured, CSR):
+        msg = "Expected sparse counts; found dense values. Nats per molecule are for counts."
+        raise TypeError(msg)
+    mask = cells.mask(modality)
+    log_share = profile.clamp(min=1e-30).log()
+    if mask is None:
+        return float(-(measured.value * log_share[measured.col.long()]).double().sum() / measured.value.double().sum())
+    # Proportions are renormalised over the features each cell's panel measured.
+    scale = (mask * profile).sum(1).clamp(min=1e-30).log()
+    spent = measured.value * (log_share[measured.col.long()] - scale[measured.row])
+    return float(-spent.double().sum() / measured.value.double().sum())

@@ -1,0 +1,122 @@
+"""An objective is a sum of named terms, each saying what it is counted per."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from chreode.axes import Tensor
+from chreode.model import LatentModel, Trace
+
+__all__ = ["Objective", "Step", "Term", "hyperprior", "prior", "reconstruction"]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand of the objective.
+
+    Parameters
+    ----------
+    name
+        What the history calls it.
+    of
+        ``of(model, trace)``: a value for each cell, or one number, in nats.
+    weight
+        Its factor.
+    per
+        ``cell``: one value a cell, averaged. ``dataset``: one number for the whole data set, so a cell
+        bears 1/n of it. ``minibatch``: one number, taken as it is.
+    """
+
+    name: str
+    of: Callable[[LatentModel, Trace], Tensor]
+    weight: float = 1.0
+    per: Literal["cell", "minibatch", "dataset"] = "cell"
+
+
+class Objective:
+    """A sum of terms, in nats per cell.
+
+    .. math:: L = \\frac{1}{n} \\sum_i \\sum_{a \\in \\text{cell}} w_a\\, t_a(i)
+              + \\frac{1}{N} \\sum_{b \\in \\text{dataset}} w_b\\, t_b
+              + \\sum_{c \\in \\text{minibatch}} w_c\\, t_c
+
+    with :math:`n` cells in the minibatch and :math:`N` in the data set.
+
+    Parameters
+    ----------
+    terms
+        The summands; their names must differ.
+    """
+
+    def __init__(self, *terms: Term) -> None:
+        names = [term.name for term in terms]
+        if len(set(names)) < len(names):
+            msg = f"Expected terms with different names; found {', '.join(names)}. Give each its own name."
+            raise ValueError(msg)
+        self.terms = terms
+
+    def __call__(self, model: LatentModel, trace: Trace, *, share: float) -> dict[str, Tensor]:
+        """Each weighted term; ``share`` is the number of cells the average is taken over."""
+        values = {}
+        for term in self.terms:
+            value = term.of(model, trace)
+            if term.per == "cell":
+                value = value.sum() / share
+            elif term.per == "dataset":
+                value = value / trace.cells.layout.n_cells
+            values[term.name] = term.weight * value
+        return values
+
+
+class Step(nn.Module):
+    """Model and objective as one module, whose forward pass returns named numbers (for Fabric to wrap)."""
+
+    def __init__(self, model: LatentModel, objective: Objective) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+
+    def forward(self, cells: object, share: float) -> dict[str, Tensor]:
+        """Trace the cells and evaluate every term."""
+        return self.objective(self.model, self.model(cells), share=share)
+
+
+def reconstruction(modality: str | None = None, *, weight: float = 1.0) -> Term:
+    """Negative log likelihood of what was measured, over one modality or all that are present.
+
+    .. math:: -\\sum_m \\log p(x_{im} \\mid z_i)
+    """
+
+    def of(model: LatentModel, trace: Trace) -> Tensor:
+        names = list(trace.observed) if modality is None else [modality]
+        cells = trace.cells
+        return -sum(trace.observed[m].log_prob(cells.measured[m]) * cells.present[m] for m in names)
+
+    return Term("reconstruction" if modality is None else f"reconstruction {modality}", of, weight)
+
+
+def prior(latent: str, *, weight: float = 1.0) -> Term:
+    """Negative log density of the codes under their prior, :math:`-\\log p(z_i)`."""
+
+    def of(model: LatentModel, trace: Trace) -> Tensor:
+        return -model.prior(latent, trace).log_prob(trace.codes[latent].centre)
+
+    return Term("prior", of, weight)
+
+
+def hyperprior(latent: str, *, weight: float = 1.0, per: Literal["cell", "dataset"] = "dataset") -> Term:
+    """Negative log density of the prior's own parameters, counted once per data set.
+
+    ``per="cell"`` counts it once for every cell, as the published code does; the component widths are
+    then pinned to their starting value whatever the data say.
+    """
+
+    def of(model: LatentModel, trace: Trace) -> Tensor:
+        value = -model.latents[latent].prior.log_hyper()
+        return value.expand(len(trace.cells)) if per == "cell" else value
+
+    return Term("hyperprior", of, weight, per)

@@ -1,0 +1,126 @@
+"""How a recipe wants to be trained: learning rates by part, epochs, events, when to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from chreode.axes import Float, Tensor
+from chreode.cells import Cells
+from chreode.model import LatentModel
+
+__all__ = ["Event", "Moment", "Plan", "Stop"]
+
+
+class Moment:
+    """What an event may see and change.
+
+    Parameters
+    ----------
+    model
+        The model, to be changed in place.
+    cells
+        The training cells (of this rank).
+    codes
+        ``codes(latent)``: the codes of all training cells, of every rank, in their order.
+    generator
+        Seeded for this event at this epoch.
+    seed
+        The same as a number, for libraries that take one.
+    """
+
+    __slots__ = ("cells", "codes", "generator", "model", "seed")
+
+    def __init__(
+        self,
+        model: LatentModel,
+        cells: Cells,
+        *,
+        codes: Callable[[str], Float[Tensor, "n d"]],
+        seed: int,
+    ) -> None:
+        self.model = model
+        self.cells = cells
+        self.codes = codes
+        self.seed = seed
+        self.generator = torch.Generator().manual_seed(seed)
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something done to the model between epochs: a start from data, a placement, a restart.
+
+    Parameters
+    ----------
+    name
+        What the progress bar and the history call it.
+    do
+        ``do(moment)`` changes ``moment.model``.
+    at
+        ``"start"`` (before the first epoch, on all cells), a fraction of the fit, or ``"end"``.
+    every
+        Instead of ``at``: after every so many epochs.
+    """
+
+    name: str
+    do: Callable[[Moment], None]
+    at: float | Literal["start", "end"] | None = None
+    every: int | None = None
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Stop when held-out molecules are explained no better.
+
+    Parameters
+    ----------
+    every
+        Epochs between looks.
+    patience
+        Looks without improvement before stopping.
+    margin
+        Least improvement that counts, in nats per molecule (per value, where values are not counts).
+    """
+
+    every: int = 4
+    patience: int = 2
+    margin: float = 5e-4
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train.
+
+    Parameters
+    ----------
+    epochs
+        Passes over the cells, at most.
+    minibatch
+        Cells a step.
+    lr
+        Learning rate by part: ``codes``, ``decoder``, ``encoder``, ``prior``.
+    code_betas
+        Decay of the first and second moment of the codes' optimiser.
+    update
+        ``visit``: a code is stepped whenever its cell is visited; ``epoch``: once an epoch, as published.
+    weight_decay
+        Decoupled decay of decoder and encoder weights; never of codes or priors.
+    stop
+        When to stop early; None trains all epochs.
+    events
+        What happens between epochs.
+    """
+
+    epochs: int = 40
+    minibatch: int = 128
+    lr: Mapping[str, float] = field(
+        default_factory=lambda: {"codes": 1e-2, "decoder": 1e-3, "encoder": 1e-3, "prior": 1e-2}
+    )
+    code_betas: tuple[float, float] = (0.9, 0.99)
+    update: Literal["visit", "epoch"] = "visit"
+    weight_decay: float = 1e-2
+    stop: Stop | None = field(default_factory=Stop)
+    events: tuple[Event, ...] = ()

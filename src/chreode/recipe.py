@@ -1,0 +1,187 @@
+"""A recipe: a function from a layout to a model, an objective and a plan, with checked arguments."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_type_hints
+
+from chreode.cells import Layout
+from chreode.errors import InputError
+from chreode.model import LatentModel
+from chreode.objective import Objective
+from chreode.plan import Plan
+
+__all__ = ["Build", "Definition", "Recipe", "named", "parse", "recipe", "registry"]
+
+
+@dataclass(frozen=True)
+class Build:
+    """What a recipe makes for one layout."""
+
+    model: LatentModel
+    objective: Objective
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A registered recipe.
+
+    Parameters
+    ----------
+    name
+        The function's name.
+    build
+        ``build(layout, **arguments) -> Build``.
+    code
+        The latent that users mean by "the embedding".
+    cite
+        Keys of the references in `chreode.references`.
+    """
+
+    name: str
+    build: Callable[..., Build]
+    code: str
+    cite: tuple[str, ...]
+
+    @property
+    def summary(self) -> str:
+        """First sentence of the docstring."""
+        return (inspect.getdoc(self.build) or "").split("\n\n")[0].replace("\n", " ")
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The arguments and their default values."""
+        parameters = inspect.signature(self.build).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+    def check(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Complete and validate arguments.
+
+        Raises
+        ------
+        InputError
+            For an unknown name, a wrong type or a value out of range.
+        """
+        from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+        hints = get_type_hints(self.build, include_extras=True)
+        checked = dict(self.defaults)
+        for name, value in arguments.items():
+            if name not in checked:
+                close = difflib.get_close_matches(name, checked, 1)
+                hint = f" Did you mean {close[0]!r}?" if close else ""
+                msg = f"Expected an argument of {self.name} ({', '.join(checked)}); found {name!r}.{hint}"
+                raise InputError(msg)
+            try:
+                adapter = TypeAdapter(hints[name], config=ConfigDict(strict=True))
+                checked[name] = adapter.validate_python(tuple(value) if isinstance(value, list) else value)
+            except ValidationError as error:
+                reasons = "; ".join(dict.fromkeys(e["msg"] for e in error.errors()))
+                msg = (
+                    f"Expected a valid {name!r} for {self.name}; found {value!r}: {reasons}. "
+                    f"The default is {self.defaults[name]!r}."
+                )
+                raise InputError(msg) from None
+        return checked
+
+
+registry: dict[str, Definition] = {}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe with its arguments, ready to be built for a layout.
+
+    Parameters
+    ----------
+    name
+        Its name in the registry.
+    arguments
+        All arguments, JSON values.
+    definition
+        What the name stands for.
+    """
+
+    name: str
+    arguments: Mapping[str, Any]
+    definition: Definition = field(repr=False, compare=False)
+
+    def build(self, layout: Layout) -> Build:
+        """Make the model, objective and plan."""
+        return self.definition.build(layout, **self.arguments)
+
+    def to_json(self) -> dict[str, Any]:
+        """Name and arguments."""
+        return json.loads(json.dumps({"name": self.name, "arguments": dict(self.arguments)}))
+
+
+def recipe(*, code: str, cite: tuple[str, ...] = ()) -> Callable[[Callable[..., Build]], Callable[..., Recipe]]:
+    """Register a function from a layout to a `Build`; calling it with arguments alone gives a `Recipe`.
+
+    Parameters
+    ----------
+    code
+        The latent that users mean by "the embedding".
+    cite
+        Keys of the references to cite.
+    """
+
+    def register(build: Callable[..., Build]) -> Callable[..., Recipe]:
+        definition = Definition(build.__name__, build, code, cite)
+        registry[definition.name] = definition
+
+        def make(**arguments: Any) -> Recipe:
+            return Recipe(definition.name, definition.check(arguments), definition)
+
+        make.__name__ = make.__qualname__ = definition.name
+        make.__doc__ = build.__doc__
+        make.__module__ = build.__module__
+        signature = inspect.signature(build)
+        keyword = [p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
+        make.__signature__ = signature.replace(parameters=keyword, return_annotation=Recipe)  # type: ignore[attr-defined]
+        return make
+
+    return register
+
+
+def named(name: str, arguments: Mapping[str, Any] | None = None) -> Recipe:
+    """The registered recipe of a name.
+
+    Raises
+    ------
+    InputError
+        When there is none, naming those that exist.
+    """
+    if name not in registry:
+        close = difflib.get_close_matches(name, registry, 1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        msg = f"Expected a recipe ({', '.join(sorted(registry))}); found {name!r}.{hint}"
+        raise InputError(msg)
+    definition = registry[name]
+    return Recipe(name, definition.check(arguments or {}), definition)
+
+
+def parse(assignments: list[str]) -> dict[str, Any]:
+    """Read ``key=value`` pairs; the value is JSON where it parses as JSON, else text.
+
+    Examples
+    --------
+    >>> parse(["components=9", "hidden=[100, 100]", "likelihood=nb"])
+    {'components': 9, 'hidden': [100, 100], 'likelihood': 'nb'}
+    """
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            msg = f"Expected --set key=value; found {assignment!r}. Write for example --set components=9."
+            raise InputError(msg)
+        try:
+            values[key] = json.loads(text)
+        except json.JSONDecodeError:
+            values[key] = text
+    return values

@@ -1,0 +1,158 @@
+"""Codes for cells under a model that stays as it is: start at the best candidate, then descend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+
+from chreode.axes import Float, Tensor
+from chreode.cells import Cells
+from chreode.model import LatentModel
+
+__all__ = ["best_start", "frozen", "infer_codes", "settle"]
+
+
+@contextmanager
+def frozen(model: LatentModel) -> Iterator[None]:
+    """Evaluate without training: no parameter gets a gradient, and every switch is put back afterwards."""
+    learned = [p for p in model.parameters() if p.requires_grad]
+    training = model.training
+    for p in learned:
+        p.requires_grad_(False)
+    model.eval()
+    try:
+        yield
+    finally:
+        for p in learned:
+            p.requires_grad_(True)
+        model.train(training)
+
+
+@torch.no_grad()
+def best_start(model: LatentModel, cells: Cells) -> dict[str, Float[Tensor, "n d"]]:
+    """For each free latent, the candidate of least energy: a mode of the prior or the cell's linear start.
+
+    The energy is the negative log *joint* of code and counts, so a component far from the cell's other
+    evidence does not win on counts alone. Latents with an encoder are encoded.
+    """
+    current: dict[str, Tensor] = {}
+    for name, latent in model.latents.items():
+        current[name] = latent.infer.propose(cells)
+    for name, latent in model.latents.items():
+        if not latent.infer.free:
+            continue
+        best = current[name]
+        energy = model.energy(current, cells)
+        for mode in latent.prior.modes():
+            candidate = mode.expand_as(best)
+            other = model.energy({**current, name: candidate}, cells)
+            # A cell without a count has no evidence: it belongs at the prior's mode.
+            better = (other < energy)[:, None]
+            best = torch.where(better, candidate, best)
+            energy = torch.minimum(other, energy)
+        current[name] = best
+    return current
+
+
+def settle(
+    model: LatentModel,
+    cells: Cells,
+    start: Mapping[str, Float[Tensor, "n d"]],
+    *,
+    steps: int = 300,
+    lr: float = 0.1,
+    tolerance: float = 1e-3,
+) -> dict[str, Float[Tensor, "n d"]]:
+    """Move free codes down the negative log joint until they stop gaining; the model stays bit-identical.
+
+    Adam on the codes alone. When ten steps gain less than ``tolerance`` nats a cell the step length is
+    divided by three; after three such cuts the codes have converged. Each cell keeps the best code it met.
+
+    Parameters
+    ----------
+    model
+        Its weights are not touched.
+    cells
+        With counts.
+    start
+        Where to begin, by latent.
+    steps
+        At most so many.
+    lr
+        First step length, in units of the code.
+    tolerance
+        Gain that is still worth ten steps, in nats a cell.
+    """
+    free = [name for name, latent in model.latents.items() if latent.infer.free]
+    codes = {name: value.detach().clone() for name, value in start.items()}
+    if not free or not len(cells):
+        return codes
+    leaves = {name: codes[name].clone().requires_grad_() for name in free}
+    adam = torch.optim.Adam(list(leaves.values()), lr=lr, betas=(0.9, 0.99))
+    best = torch.full((len(cells),), torch.inf, device=cells.device)
+    previous, cuts = torch.inf, 0
+    with frozen(model), torch.enable_grad():
+        for step in range(steps + 1):
+            energy = model.energy({**codes, **leaves}, cells)
+            better = energy.detach() < best
+            best = torch.where(better, energy.detach(), best)
+            for name in free:
+                codes[name] = torch.where(better[:, None], leaves[name].detach(), codes[name])
+            if step % 10 == 0:
+                now = float(best.mean())
+                if previous - now < tolerance:
+                    cuts += 1
+                    for group in adam.param_groups:
+                        group["lr"] /= 3
+                    if cuts > 3:
+                        break
+                previous = now
+            gradients = torch.autograd.grad(energy.sum(), list(leaves.values()))
+            for leaf, gradient in zip(leaves.values(), gradients, strict=True):
+                leaf.grad = gradient
+            adam.step()
+    return codes
+
+
+def infer_codes(
+    model: LatentModel,
+    cells: Cells,
+    *,
+    start: Mapping[str, Float[Tensor, "n d"]] | None = None,
+    steps: int = 300,
+    lr: float = 0.1,
+    chunk: int = 512,
+    show: str | None = None,
+) -> dict[str, Float[Tensor, "n d"]]:
+    """Codes of any number of cells, a chunk at a time: `best_start` unless given, then `settle`.
+
+    Parameters
+    ----------
+    model
+        Its weights are not touched.
+    cells
+        With counts.
+    start
+        Where to begin, by latent; None searches.
+    steps, lr
+        As in `settle`.
+    chunk
+        Cells at a time, which bounds memory by ``chunk x g``.
+    show
+        What a progress bar says; None shows none.
+    """
+    from tqdm.auto import tqdm
+
+    found: dict[str, list[Tensor]] = {name: [] for name in model.latents}
+    with frozen(model):
+        for at in tqdm(range(0, len(cells), chunk), desc=show, disable=show is None, unit="chunk"):
+            some = cells[slice(at, at + chunk)]
+            if start is None:
+                begin = best_start(model, some)
+            else:
+                begin = {name: value[at : at + chunk] for name, value in start.items()}
+            for name, value in settle(model, some, begin, steps=steps, lr=lr).items():
+                found[name].append(value)
+    return {name: torch.cat(parts) if parts else torch.zeros(0) for name, parts in found.items()}
