@@ -12,14 +12,18 @@ ROOT = Path(__file__).resolve().parents[1] / "src" / "chreode"
 # Each line may import from the lines above it, and from its own. This is the one place that says so.
 ORDER = [
     ["axes", "errors"],
+    ["csr"],
     ["cells"],
     ["parts"],
     ["io"],
     ["infer", "priors", "decoders", "likelihoods", "penalties", "dynamics"],
     ["model"],
     ["objective"],
+    ["plan"],
     ["recipe"],
-    ["optim", "events"],
+    ["optim", "checkpoint", "settle", "held_out"],
+    ["events"],
+    ["loop"],
     ["fit"],
     ["posthoc"],
     ["evaluate", "perturb", "interpret"],
@@ -89,10 +93,9 @@ def test_imports_go_down(module):
 
 def test_no_circle():
     below = {name: imports_of(name) & MODULES.keys() - {name} for name in INSIDE}
-    done: set[str] = set()
-    while ready := {name for name in below if name not in done and below[name] <= done}:
-        done |= ready
-    assert not below.keys() - done, f"modules that import each other, or one that does: {below.keys() - done}"
+    while ends := {name for name in below if not below[name] or not any(name in b for b in below.values())}:
+        below = {name: names - ends for name, names in below.items() if name not in ends}
+    assert not below, f"modules that import each other: {below}"
 
 
 @pytest.mark.parametrize(
