@@ -1,0 +1,145 @@
+"""A first look at every stored value: whether the values are what they should be, and how many there are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from chreode.axes import Float, Int
+from chreode.errors import InputError
+from chreode.io.schema import Values, listing
+
+if TYPE_CHECKING:
+    from chreode.io.matrix import Block
+    from chreode.io.source import Field, Source
+
+__all__ = ["Survey", "survey"]
+
+EXACT = 1 << 24
+"""Float32 holds every whole number up to here."""
+
+
+class Survey(NamedTuple):
+    """Totals of a matrix.
+
+    Parameters
+    ----------
+    total
+        Sum of each cell, ``n``.
+    by_cell, by_feature
+        Non-zeros of each cell, ``n``, and of each feature, ``g``.
+    largest
+        The largest value.
+    """
+
+    total: Float[np.ndarray, " n"]
+    by_cell: Int[np.ndarray, " n"]
+    by_feature: Int[np.ndarray, " g"]
+    largest: float
+
+
+def survey(field: Field, source: Source, *, key: str, values: Values) -> Survey:
+    """Read every stored value once and refuse those that are not what they should be.
+
+    Parameters
+    ----------
+    field
+        The matrix, n cells by g features.
+    source
+        Where it is from: other fields are looked at when this one does not hold counts.
+    key
+        Its name in the source.
+    values
+        What the values must be.
+
+    Raises
+    ------
+    InputError
+        For NaN, infinite, negative or fractional values, and when there is nothing but zeros.
+    """
+    n, g = field.matrix.shape
+    total, by_cell, by_feature = np.zeros(n), np.zeros(n, dtype=np.int64), np.zeros(g, dtype=np.int64)
+    largest = 0.0
+    for block in field.matrix.blocks():
+        fault = _fault(block, values)
+        if fault is not None:
+            raise InputError(_refusal(fault, block, field, source, key, values))
+        low, high = int(block.row.min()), int(block.row.max()) + 1
+        row = block.row - low
+        total[low:high] += np.bincount(row, block.value, minlength=high - low)
+        by_cell[low:high] += np.bincount(row, minlength=high - low)
+        by_feature += np.bincount(block.col, minlength=g)
+        largest = max(largest, float(block.value.max()))
+    if not by_feature.any():
+        msg = f"Expected values in {key} of {source.name}; found nothing but zeros.{_elsewhere(source, key)}"
+        raise InputError(msg)
+    return Survey(total, by_cell, by_feature, largest)
+
+
+def _fault(block: Block, values: Values) -> tuple[str, int] | None:
+    """What is wrong with a block, and where first."""
+    value = block.value
+    limit = np.finfo(np.float32).max
+    tests = {"NaN": np.isnan(value), "infinite values": np.isinf(value)}
+    if values == "continuous":
+        tests["values beyond 32-bit floats"] = np.abs(value) > limit
+    else:
+        tests["negative values"] = value < 0
+        tests["values that are not whole numbers"] = value != np.rint(value)
+    if values == "binary":
+        tests["values other than 0 and 1"] = value != 1
+    for what, wrong in tests.items():
+        if wrong.any():
+            return what, int(np.argmax(wrong))
+    return None
+
+
+def _refusal(
+    fault: tuple[str, int], block: Block, field: Field, source: Source, key: str, values: Values
+) -> str:
+    what, at = fault
+    expected = {
+        "counts": "counts (0, 1, 2, ...)",
+        "binary": "only 0 and 1",
+        "continuous": "finite values",
+    }[values]
+    where = f"{block.value[at]:g} for cell {source.cells.names[block.row[at]]!r}, feature " + (
+        f"{field.features.names[block.col[at]]!r}"
+    )
+    text = f"Expected {expected} in {key} of {source.name}; found {what} ({where})."
+    if what in ("NaN", "infinite values", "values beyond 32-bit floats"):
+        return f"{text} Find out where they come from, and replace them or leave out these cells or features."
+    if values == "binary":
+        return f"{text} Binarise first, or read counts as counts."
+    return text + _history(block.value) + _elsewhere(source, key)
+
+
+def _history(value: np.ndarray) -> str:
+    """What was probably done to these values."""
+    if (value < 0).any():
+        return " They look scaled or centred."
+    if np.abs(value - np.rint(value)).max() < 1e-3:
+        return " They are whole numbers but for rounding: adata.X = round(adata.X) mends that."
+    return " They look log-normalised." if value.max() < 25 else " They look normalised."
+
+
+def _elsewhere(source: Source, key: str) -> str:
+    """Which other field holds counts, if one does."""
+    holding = [name for name in source.fields if name != key and _holds_counts(source, name)]
+    if holding:
+        choice = " or ".join(f"counts={name!r}" for name in holding)
+        return f" Counts are in {listing(holding)}: read with {choice}."
+    return (
+        ' No other layer holds counts: read the file as it was before normalisation, or give values="continuous" '
+        "with a recipe that models such values."
+    )
+
+
+def _holds_counts(source: Source, name: str) -> bool:
+    """Whether the first block of a field with values holds counts only."""
+    try:
+        first = next(source.field(name).matrix.blocks(), None)
+    except InputError:
+        return False
+    return first is not None and _fault(first, "counts") is None
