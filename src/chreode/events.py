@@ -46,7 +46,7 @@ def place_means(latent: str, *, at: float, components: int | None) -> Event:
         prior = moment.model.latents[latent].prior
         if components is None:
             count, labels = count_communities(codes, seed=moment.seed)
-            count = min(count, prior.capacity)
+            count = min(count, prior.components)
             prior.place(codes, components=count, generator=moment.generator, labels=labels.clamp(max=count - 1))
         else:
             prior.place(codes, components=components, generator=moment.generator)

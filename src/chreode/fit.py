@@ -65,7 +65,7 @@ def train(cells: Cells, recipe: Recipe, call: Call) -> Trained:
     objective averaged over the minibatch; one fused AdamW for the parts and a row-sparse Adam for free
     codes; events between epochs; early stopping on the held-out molecules of validation cells.
     """
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
     rows, held = split(cells, call.validation, call.seed)
     training = cells[rows].numbered()
@@ -105,7 +105,7 @@ def train(cells: Cells, recipe: Recipe, call: Call) -> Trained:
 def _strategy(devices: int) -> Any:
     if devices == 1:
         return "auto"
-    from lightning.fabric.strategies import DDPStrategy
+    from lightning_fabric.strategies import DDPStrategy
 
     # Spawned, not forked: a fork after OpenMP has run hangs.
     return DDPStrategy(start_method="spawn", broadcast_buffers=False)

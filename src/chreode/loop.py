@@ -23,7 +23,7 @@ from chreode.recipe import Build
 from chreode.settle import infer_codes
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
 __all__ = ["Call", "NonFinite", "mix", "run", "seeded"]
 

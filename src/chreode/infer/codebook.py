@@ -35,6 +35,7 @@ class Codebook(nn.Module):
     """
 
     weight: Tensor
+    free = True  # codes of new cells are found by descent
 
     def __init__(
         self, n_cells: int, dim: int, *, noise: float = 0.0, start: PrincipalStart | None = None
@@ -53,3 +54,9 @@ class Codebook(nn.Module):
         self.visited = (cells.index, rows.requires_grad_())
         # fit seeds the global state for every epoch, so the noise is a function of (seed, epoch).
         return Code(rows + self.noise * torch.randn_like(rows), centre=rows)
+
+    def propose(self, cells: Cells) -> Float[Tensor, "n d"]:
+        """Where the codes of cells without a row begin."""
+        if self.start is None:
+            return self.weight.new_zeros(len(cells), self.weight.shape[1])
+        return self.start(cells)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,17 +20,15 @@ class _SparseProduct(torch.autograd.Function):
     """``X W`` for a CSR ``X``; the backward pass is the transposed product ``X^T g``."""
 
     @staticmethod
-    def forward(ctx, weight: Tensor, crow: Tensor, col: Tensor, value: Tensor) -> Tensor:  # noqa: ANN001
-        matrix = torch.sparse_csr_tensor(crow, col, value, (len(crow) - 1, len(weight)), check_invariants=False)
-        ctx.save_for_backward(crow, col, value)
-        ctx.width = len(weight)
-        return matrix @ weight
+    def forward(ctx: Any, weight: Tensor, values: CSR) -> Tensor:
+        ctx.values = values
+        return values @ weight
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN001
-        crow, col, value = ctx.saved_tensors
-        matrix = torch.sparse_csr_tensor(crow, col, value, (len(crow) - 1, ctx.width), check_invariants=False)
-        return matrix.to_sparse_csc().transpose(0, 1) @ grad.contiguous(), None, None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sparse CS")
+            return ctx.values.torch().to_sparse_csc().transpose(0, 1) @ grads[0].contiguous(), None
 
 
 class SparseLinear(nn.Module):
@@ -50,8 +50,7 @@ class SparseLinear(nn.Module):
     def forward(self, values: CSR | Tensor) -> Float[Tensor, "n h"]:
         """``X W + b``."""
         if isinstance(values, CSR):
-            parts = (values.crow, values.col.to(values.crow.dtype), values.value)
-            return _SparseProduct.apply(self.weight, *parts) + self.bias
+            return _SparseProduct.apply(self.weight, values) + self.bias
         return values @ self.weight + self.bias
 
 
@@ -73,12 +72,14 @@ class Encoder(nn.Module):
         Widths of the hidden layers.
     """
 
+    free = False  # the code is a function of the values
+
     def __init__(self, layout: Layout, dim: int, *, hidden: Sequence[int] = (100,)) -> None:
         super().__init__()
         self.modality = next(iter(layout.modalities))
         described = layout.modalities[self.modality]
         self.counts = described.kind == "counts"
-        widths = [*hidden, dim]
+        self.widths = widths = [*hidden, dim]
         self.first = SparseLinear(described.n_features, widths[0])
         layers: list[nn.Module] = []
         for before, after in zip(widths[:-1], widths[1:], strict=True):
@@ -92,3 +93,7 @@ class Encoder(nn.Module):
             factor = 1e4 / cells.size[self.modality].clamp(min=1)
             values = values.with_value(torch.log1p(values.value * factor[values.row]))
         return Code(self.rest(self.first(values)))
+
+    def propose(self, cells: Cells) -> Float[Tensor, "n d"]:
+        """The code itself."""
+        return self(cells).z

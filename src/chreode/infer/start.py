@@ -95,14 +95,7 @@ class PrincipalStart(nn.Module):
         return values.with_value(torch.log1p(values.value * factor[values.row]))
 
     def _project(self, cells: Cells) -> Tensor:
-        values = self._transform(cells)
-        if isinstance(values, CSR):
-            matrix = torch.sparse_csr_tensor(
-                values.crow, values.col.to(values.crow.dtype), values.value, values.shape, check_invariants=False
-            )
-            product = matrix @ self.loadings
-        else:
-            product = values @ self.loadings
+        product = self._transform(cells) @ self.loadings
         mask = cells.mask(self.modality)
         if mask is None:
             return product - self.mean @ self.loadings

@@ -1,0 +1,133 @@
+"""Sparse rows of counts as three tensors, with a row gather that touches only what it takes."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from chreode.axes import Float, Int, Tensor
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+
+__all__ = ["CSR"]
+
+
+class CSR:
+    """A matrix of cells by features that stores its non-zeros, row after row.
+
+    Parameters
+    ----------
+    crow
+        Where each row starts in ``col`` and ``value``; ``n + 1`` of them, int64.
+    col
+        Column of each non-zero, int32 or int64.
+    value
+        The non-zeros, float32.
+    width
+        Number of columns ``g``.
+    """
+
+    __slots__ = ("_row", "col", "crow", "value", "width")
+
+    def __init__(self, crow: Tensor, col: Tensor, value: Tensor, width: int) -> None:
+        self.crow, self.col, self.value, self.width = crow, col, value, width
+        self._row: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.crow) - 1
+
+    def __repr__(self) -> str:
+        return f"CSR({len(self)} x {self.width}, {len(self.value)} non-zeros)"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return len(self), self.width
+
+    @property
+    def row(self) -> Int[Tensor, " nnz"]:
+        """Row of each non-zero, computed once."""
+        if self._row is None:
+            counts = self.crow.diff()
+            self._row = torch.repeat_interleave(
+                torch.arange(len(self), device=self.crow.device), counts, output_size=len(self.value)
+            )
+        return self._row
+
+    def take(self, rows: Int[Tensor, " r"]) -> CSR:
+        """The given rows, in the given order; touches only their non-zeros."""
+        rows = rows.to(self.crow.device)
+        start = self.crow[rows]
+        counts = self.crow[rows + 1] - start
+        crow = torch.zeros(len(rows) + 1, dtype=torch.int64, device=self.crow.device)
+        torch.cumsum(counts, 0, out=crow[1:])
+        total = int(crow[-1])
+        row = torch.repeat_interleave(
+            torch.arange(len(rows), device=crow.device), counts, output_size=total
+        )
+        where = torch.arange(total, device=crow.device) + (start - crow[:-1])[row]
+        taken = CSR(crow, self.col[where], self.value[where], self.width)
+        taken._row = row
+        return taken
+
+    def to(self, device: torch.device | str) -> CSR:
+        """The same matrix on another device."""
+        return CSR(self.crow.to(device), self.col.to(device), self.value.to(device), self.width)
+
+    def with_value(self, value: Float[Tensor, " nnz"]) -> CSR:
+        """The same pattern with other values."""
+        other = CSR(self.crow, self.col, value, self.width)
+        other._row = self._row
+        return other
+
+    def sum_rows(self) -> Float[Tensor, " n"]:
+        """Total of every row."""
+        zeros = torch.zeros(len(self), dtype=torch.float64, device=self.value.device)
+        return zeros.index_add_(0, self.row, self.value.double()).float()
+
+    def sum_columns(self) -> Float[Tensor, " g"]:
+        """Total of every column."""
+        zeros = torch.zeros(self.width, dtype=torch.float64, device=self.value.device)
+        return zeros.index_add_(0, self.col.long(), self.value.double()).float()
+
+    def __matmul__(self, dense: Float[Tensor, "g d"]) -> Float[Tensor, "n d"]:
+        """Product with a dense matrix, at the cost of the non-zeros."""
+        return self.torch() @ dense
+
+    def torch(self) -> Tensor:
+        """The same memory as a PyTorch sparse matrix."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
+            col = self.col.to(self.crow.dtype)
+            return torch.sparse_csr_tensor(self.crow, col, self.value, self.shape, check_invariants=False)
+
+    def dense(self) -> Float[Tensor, "n g"]:
+        """A dense copy; for minibatches and tests, never for a data set."""
+        out = torch.zeros(self.shape, dtype=self.value.dtype, device=self.value.device)
+        out.view(-1).index_add_(0, self.row * self.width + self.col.long(), self.value)
+        return out
+
+    def scipy(self) -> sp.csr_matrix:
+        """The same memory as a SciPy matrix (on the CPU)."""
+        import scipy.sparse as sp
+
+        parts = (self.value.cpu().numpy(), self.col.cpu().numpy(), self.crow.cpu().numpy())
+        return sp.csr_matrix(parts, shape=self.shape)
+
+    @classmethod
+    def of(cls, matrix: Any) -> CSR:
+        """From a SciPy sparse matrix or a dense array (rows are cells)."""
+        import scipy.sparse as sp
+
+        csr = sp.csr_matrix(matrix)
+        csr.sum_duplicates()
+        return cls(
+            torch.from_numpy(csr.indptr.astype(np.int64)),
+            torch.from_numpy(csr.indices.astype(np.int32)),
+            torch.from_numpy(csr.data.astype(np.float32)),
+            csr.shape[1],
+        )

@@ -1,0 +1,264 @@
+"""Cells, their codes, and the model that explains them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from chreode import storage
+from chreode.axes import Float, Tensor
+from chreode.cells import Cells, Layout, Reading
+from chreode.errors import InputError
+from chreode.model import LatentModel
+from chreode.parts import Observed
+
+if TYPE_CHECKING:
+    import anndata as ad
+
+__all__ = ["Embedded", "blank"]
+
+_LIMIT = 2_000_000_000  # bytes of an array that expected() will build
+_CHUNK = 1024
+
+
+class Embedded:
+    """Cells with their codes under a model; what `chreode.fit` and ``model.project`` give.
+
+    Parameters
+    ----------
+    module
+        The model.
+    cells
+        Without counts after loading from disk.
+    codes
+        By latent, ``n x d``.
+    code
+        The latent meant by "the embedding".
+    recipe
+        Its name, for keys.
+    trained
+        Which cells the model was trained on, ``n``.
+    """
+
+    def __init__(
+        self,
+        module: LatentModel,
+        cells: Cells,
+        codes: Mapping[str, Tensor],
+        *,
+        code: str,
+        recipe: str,
+        trained: np.ndarray,
+    ) -> None:
+        self.module, self.cells, self.codes = module, cells, dict(codes)
+        self.code, self.recipe, self.trained = code, recipe, trained
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def __repr__(self) -> str:
+        return f"Embedded({len(self)} cells by {self.recipe}, {int(self.trained.sum())} trained)"
+
+    @property
+    def names(self) -> np.ndarray:
+        """Cell names, in the file's order."""
+        return self.cells.names
+
+    @property
+    def embedding(self) -> np.ndarray:
+        """The main latent's codes, ``n x d``."""
+        return self.codes[self.code].cpu().numpy()
+
+    @property
+    def embeddings(self) -> dict[str, np.ndarray]:
+        """The codes of every latent."""
+        return {name: value.cpu().numpy() for name, value in self.codes.items()}
+
+    def level_names(self, column: str) -> np.ndarray:
+        """A column of the cells as the user wrote it."""
+        return self.cells.level_names(column)
+
+    @torch.no_grad()
+    def probabilities(self) -> np.ndarray:
+        """Probability of each component of the prior given the code, ``n x k``.
+
+        Raises
+        ------
+        InputError
+            When the prior has no components.
+        """
+        prior = self.module.latents[self.code].prior
+        if int(prior.count) == 0:
+            msg = (
+                f"Expected a prior with components; found {type(prior).__name__} in recipe {self.recipe}. "
+                "Use a recipe with a mixture prior, such as scdgd."
+            )
+            raise InputError(msg)
+        return torch.softmax(prior.mixture().log_joint(self.codes[self.code]), 1).cpu().numpy()
+
+    def components(self) -> np.ndarray:
+        """The most probable component of each cell, 0 to k - 1."""
+        return self.probabilities().argmax(1)
+
+    @torch.no_grad()
+    def decode(self, z: Float[Tensor, "n d"], modality: str | None = None) -> Observed:
+        """The distribution that codes of the main latent decode to, at size 1 and unknown covariates."""
+        cells = blank(self.cells.layout, len(z))
+        codes = {name: z if name == self.code else value[:1].expand(len(z), -1) for name, value in self.codes.items()}
+        return self.module.decoder(codes, cells)[self._modality(modality)]
+
+    def expected(
+        self, modality: str | None = None, *, size: float = 1.0, features: Sequence[str] | None = None
+    ) -> np.ndarray:
+        """What the decoder expects in every cell.
+
+        Parameters
+        ----------
+        modality
+            The first by default.
+        size
+            Size factor to decode at: 1 gives proportions, 10,000 counts per ten thousand.
+        features
+            Names; all by default.
+
+        Raises
+        ------
+        InputError
+            When the array would exceed 2 GB; `expected_chunks` gives it in parts.
+        """
+        columns = self._columns(self._modality(modality), features)
+        n_features = len(self.cells.layout.modalities[self._modality(modality)].names)
+        width = n_features if columns is None else len(columns)
+        if 4 * len(self) * width > _LIMIT:
+            msg = (
+                f"Expected an array of at most 2 GB; found {len(self)} cells x {width} features. "
+                "Ask for fewer features=, or walk through expected_chunks()."
+            )
+            raise InputError(msg)
+        parts = [part for _, part in self.expected_chunks(modality, size=size, features=features)]
+        return np.concatenate(parts) if parts else np.zeros((0, width), dtype=np.float32)
+
+    def expected_chunks(
+        self, modality: str | None = None, *, size: float = 1.0, features: Sequence[str] | None = None
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        """`expected`, a few cells at a time: pairs of rows and values."""
+        name = self._modality(modality)
+        columns = self._columns(name, features)
+        for rows in _slices(len(self)):
+            some = self._rows(rows, size)
+            with torch.no_grad():
+                mean = self.module.decoder({n: z[rows] for n, z in self.codes.items()}, some)[name].mean
+            yield rows, (mean if columns is None else mean[:, columns]).cpu().numpy()
+
+    def do(self, **levels: str | float | None) -> Embedded:
+        """The same codes under other levels: ``embedded.do(batch="plate 2").expected()``."""
+        return self.replace(cells=self.cells.do(**levels))
+
+    def replace(self, *, cells: Cells) -> Embedded:
+        """The same codes with other cells."""
+        return Embedded(self.module, cells, self.codes, code=self.code, recipe=self.recipe, trained=self.trained)
+
+    def write(self, adata: ad.AnnData) -> None:
+        """Write into the user's AnnData, whose cells must be these, in any order.
+
+        ``obsm["X_<recipe>"]`` the embedding, ``obs["<recipe>_component"]`` the component,
+        ``obsm["<recipe>_probabilities"]``, and ``uns["chreode"]``, provenance as a JSON string. Plain
+        arrays only, so that the file opens in R too.
+
+        Raises
+        ------
+        InputError
+            When a cell of the table is not among these.
+        """
+        import pandas as pd
+
+        position = pd.Index(self.names).get_indexer(pd.Index(adata.obs_names))
+        if (position < 0).any():
+            lost = adata.obs_names[position < 0]
+            msg = (
+                f"Expected a table of the embedded cells; found {len(lost)} others ({', '.join(lost[:3])}, ...). "
+                "Write into the data that was read, or project these cells first."
+            )
+            raise InputError(msg)
+        for name, value in self.embeddings.items():
+            key = f"X_{self.recipe}" if name == self.code else f"X_{self.recipe}_{name}"
+            adata.obsm[key] = value[position]
+        if int(self.module.latents[self.code].prior.count) > 0:
+            probabilities = self.probabilities()[position]
+            adata.obsm[f"{self.recipe}_probabilities"] = probabilities
+            adata.obs[f"{self.recipe}_component"] = pd.Categorical(probabilities.argmax(1).astype(str))
+        adata.obs[f"{self.recipe}_trained"] = self.trained[position]
+        adata.uns["chreode"] = json.dumps(
+            {"recipe": self.recipe, "reading": self.cells.reading.to_json(), "versions": storage.versions()}
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a saved model keeps of these cells: codes, sizes, presence, covariates; never counts."""
+        kept = {f"codes.{k}": v for k, v in self.codes.items()}
+        for field in ("size", "present", "covariates"):
+            kept |= {f"{field}.{k}": v for k, v in getattr(self.cells, field).items()}
+        return kept | {"trained": torch.from_numpy(self.trained.copy())}
+
+    @classmethod
+    def from_tensors(
+        cls,
+        module: LatentModel,
+        layout: Layout,
+        kept: Mapping[str, Tensor],
+        *,
+        names: Sequence[str],
+        code: str,
+        recipe: str,
+        reading: Reading,
+    ) -> Embedded:
+        """What `tensors` kept, without counts."""
+
+        def under(field: str) -> dict[str, Any]:
+            return {k.removeprefix(f"{field}."): v for k, v in kept.items() if k.startswith(f"{field}.")}
+
+        parts = {field: under(field) for field in ("size", "present", "covariates")}
+        cells = Cells(layout, names=names, measured={}, reading=reading, **parts)
+        trained = kept["trained"].numpy() if "trained" in kept else np.zeros(0, dtype=bool)
+        return cls(module, cells, under("codes"), code=code, recipe=recipe, trained=trained)
+
+    def _modality(self, modality: str | None) -> str:
+        known = list(self.cells.layout.modalities)
+        if modality is not None and modality not in known:
+            msg = f"Expected a modality ({', '.join(known)}); found {modality!r}. Name one of these."
+            raise InputError(msg)
+        return modality or known[0]
+
+    def _columns(self, modality: str, features: Sequence[str] | None) -> Tensor | None:
+        if features is None:
+            return None
+        described = self.cells.layout.modalities[modality]
+        where = {name: i for i, name in enumerate(described.symbols)} | {n: i for i, n in enumerate(described.names)}
+        lost = [name for name in features if name not in where]
+        if lost:
+            msg = f"Expected features the model knows; found {', '.join(lost[:5])}. See layout.modalities[...].names."
+            raise InputError(msg)
+        return torch.tensor([where[name] for name in features], dtype=torch.int64)
+
+    def _rows(self, rows: slice, size: float) -> Cells:
+        """Those cells' covariates, at a chosen size, with every feature measured."""
+        others = blank(self.cells.layout, len(range(*rows.indices(len(self)))), size=size)
+        return others.replace(covariates={k: v[rows] for k, v in self.cells.covariates.items()})
+
+
+def _slices(n: int) -> Iterator[slice]:
+    for at in range(0, n, _CHUNK):
+        yield slice(at, min(at + _CHUNK, n))
+
+
+def blank(layout: Layout, n: int, *, size: float = 1.0) -> Cells:
+    """Cells of which nothing is known but their size."""
+    covariates = {
+        c.column: torch.full((n,), -1) if c.categorical else torch.full((n,), float("nan"))
+        for c in layout.covariates.values()
+    }
+    sizes = {m: torch.full((n,), size if d.kind == "counts" else 1.0) for m, d in layout.modalities.items()}
+    return Cells(layout, names=np.zeros(n, dtype=object), measured={}, size=sizes, covariates=covariates)

@@ -1,0 +1,418 @@
+"""What a user holds: a fitted model and its embedded cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from chreode import posthoc, storage
+from chreode.axes import Tensor
+from chreode.cells import Cells, Layout, Reading
+from chreode.embedded import Embedded
+from chreode.errors import InputError
+from chreode.fit import train
+from chreode.held_out import halves, nats
+from chreode.infer import Encoder
+from chreode.io.read import read
+from chreode.loop import Call, mix
+from chreode.model import LatentModel
+from chreode.recipe import Recipe, named
+
+if TYPE_CHECKING:
+    import anndata as ad
+    import pandas as pd
+
+__all__ = ["Embedded", "FittedModel", "distil", "fit", "load"]
+
+
+class FittedModel:
+    """A model with everything it knows: layout, schema, recipe, history and its embedded cells.
+
+    Made by `chreode.fit` and `chreode.load`.
+
+    Parameters
+    ----------
+    module
+        Latents and decoder.
+    layout
+        Names, kinds and sizes of the training data.
+    reading
+        How it was read; reused by `project`.
+    recipe
+        Name and arguments.
+    history
+        One row an epoch.
+    encoders
+        Distilled encoder by latent, if there are any.
+    """
+
+    def __init__(
+        self,
+        module: LatentModel,
+        *,
+        layout: Layout,
+        reading: Reading,
+        recipe: Recipe,
+        history: pd.DataFrame,
+        encoders: Mapping[str, Encoder] | None = None,
+    ) -> None:
+        self.module = module
+        self.layout = layout
+        self.reading = reading
+        self.recipe = recipe
+        self.history = history
+        self.encoders = dict(encoders or {})
+        self.embedded: Embedded  # set once, by fit and load
+
+    def __repr__(self) -> str:
+        codes = {n: v.shape[1] for n, v in self.embedded.codes.items()}
+        return f"FittedModel({self.recipe.name}, {len(self.embedded)} cells, codes {codes})"
+
+    @property
+    def code(self) -> str:
+        """The latent that is meant by "the embedding"."""
+        return self.recipe.definition.code
+
+    @cached_property
+    def components(self) -> int:
+        """Components of the prior in use; 0 where it has none."""
+        return int(self.module.latents[self.code].prior.count)
+
+    def embed(self, cells: Cells, *, trained: np.ndarray, codes: Mapping[str, Tensor]) -> Embedded:
+        """Cells and their codes, with all the verbs."""
+        return Embedded(self.module, cells, codes, code=self.code, recipe=self.recipe.name, trained=trained)
+
+    def project(self, source: Any, *, refine: int | None = None, progress: bool = False) -> Embedded:
+        """Embed new cells; decoder and priors stay as they are.
+
+        Parameters
+        ----------
+        source
+            Anything `chreode.read` takes; the training schema is reused and features are matched by name.
+        refine
+            Steps at most. None: until converged, or none with a distilled encoder.
+        progress
+            Whether to show a bar.
+
+        Returns
+        -------
+        Embedded
+            The new cells, in their order.
+        """
+        cells = read(source, like=self)
+        show = "project" if progress else None
+        codes = posthoc.project(self.module, cells, encoders=self.encoders, refine=refine, show=show)
+        return self.embed(cells, trained=np.zeros(len(cells), dtype=bool), codes=codes)
+
+    @torch.no_grad()
+    def component_means(self, modality: str | None = None) -> np.ndarray:
+        """What each component's mean decodes to: expected proportions, ``k x g``."""
+        modes = self.module.latents[self.code].prior.modes()
+        return self.embedded.decode(modes, modality).proportions.cpu().numpy()
+
+    @torch.no_grad()
+    def sample(self, n: int, *, component: int | None = None, seed: int = 0) -> ad.AnnData:
+        """Draw cells from the model: a code from the prior, a total from the training cells, counts.
+
+        Parameters
+        ----------
+        n
+            Number of cells.
+        component
+            Draw from this component only.
+        seed
+            Of all that is drawn.
+
+        Returns
+        -------
+        AnnData
+            Sparse values in ``X``, ``obs["component"]`` where the prior has components.
+        """
+        from chreode.generate import sample
+
+        self._check_component(component)
+        return sample(self.embedded, n, component=component, generator=torch.Generator().manual_seed(seed))
+
+    @torch.no_grad()
+    def score(self, source: Any, *, seed: int = 0) -> dict[str, float]:
+        """How well held-out molecules of these cells are explained.
+
+        Counts are thinned into binomial halves, codes inferred from one half, the other half scored.
+
+        Parameters
+        ----------
+        source
+            Cells the model was not trained on; anything `chreode.read` takes.
+        seed
+            Of the thinning.
+
+        Returns
+        -------
+        dict
+            ``nats_per_molecule``, of the training cells' ``mean_profile``, the ``gain`` between them, and
+            how many ``molecules`` were scored. For values that are not counts: nats per value.
+        """
+        from chreode.evaluate.held_out import score
+
+        return score(self, read(source, like=self), seed=seed)
+
+    def write(self, adata: ad.AnnData) -> None:
+        """Write embedding, components and provenance into the user's AnnData; see `Embedded.write`."""
+        self.embedded.write(adata)
+
+    def cite(self) -> str:
+        """BibTeX for exactly the parts used."""
+        return storage.cite([self.recipe.name])
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The facts of this fit as JSON values."""
+        return {
+            "recipe": self.recipe.to_json(),
+            "cells": len(self.embedded),
+            "trained": int(self.embedded.trained.sum()),
+            "components": self.components,
+            "epochs": len(self.history),
+            "seconds": float(self.history["seconds"].iloc[-1]) if len(self.history) else 0.0,
+            "reading": self.reading.to_json(),
+            "versions": storage.versions(),
+        }
+
+    def save(self, folder: str | Path, *, cells: bool = True) -> None:
+        """Write the model: weights, schema, layout, history; never counts.
+
+        Parameters
+        ----------
+        folder
+            A new folder, or a saved model to replace.
+        cells
+            Whether names, codes, sizes and covariates of the fitted cells go along.
+        """
+        weights = {k: v for k, v in self.module.state_dict().items() if cells or not k.endswith("infer.weight")}
+        for latent, encoder in self.encoders.items():
+            weights |= {f"encoders.{latent}.{k}": v for k, v in encoder.state_dict().items()}
+        facts = {
+            "recipe": self.recipe.to_json(),
+            "layout": self.layout.to_json(),
+            "reading": self.reading.to_json(),
+            "encoders": {latent: encoder.widths for latent, encoder in self.encoders.items()},
+            "names": [str(name) for name in self.embedded.names] if cells else [],
+            "versions": storage.versions(),
+        }
+        files = {"model.safetensors": weights}
+        if cells:
+            files["cells.safetensors"] = self.embedded.tensors()
+        storage.write_folder(folder, facts=facts, files=files, table=self.history.to_csv(index=False))
+
+    def _check_component(self, component: int | None) -> None:
+        if component is not None and not 0 <= component < self.components:
+            msg = f"Expected a component from 0 to {self.components - 1}; found {component}. Choose one of these."
+            raise InputError(msg)
+
+
+def fit(
+    cells: Cells,
+    recipe: Recipe,
+    *,
+    epochs: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    devices: int = 1,
+    precision: str = "32-true",
+    validation: float = 0.1,
+    checkpoint: str | Path | None = None,
+    progress: bool = True,
+) -> FittedModel:
+    """Fit a recipe to cells.
+
+    Parameters
+    ----------
+    cells
+        From `chreode.read`.
+    recipe
+        From `chreode.recipes`.
+    epochs
+        Passes over the cells at most; None takes the recipe's.
+    seed
+        Of everything random in this call; nothing global changes.
+    device
+        ``auto`` (CUDA if there is one, else the CPU), ``cpu``, ``cuda`` or ``mps``.
+    devices
+        How many. With more than one, each owns its cells and their codes; call from under
+        ``if __name__ == "__main__":``, since further processes are spawned.
+    precision
+        As Lightning Fabric names it: ``32-true``, ``bf16-mixed``, ...
+    validation
+        Share of the cells whose held-out molecules decide when to stop; 0 trains all epochs on all cells.
+    checkpoint
+        A folder for atomic checkpoints; the same call on it resumes, and returns a finished run's model.
+    progress
+        Whether to show a bar.
+
+    Returns
+    -------
+    FittedModel
+        Its ``embedded`` covers every cell read, in the file's order.
+
+    Raises
+    ------
+    InputError
+        Before training: for arguments out of range, cells without counts, a likelihood that does not hold
+        the values, or a checkpoint of another call.
+    NonFinite
+        When the loss stops being a number; names term, step, cells and features.
+    """
+    call = Call(epochs, seed, device, devices, precision, validation, checkpoint and str(checkpoint), progress)
+    _check(cells, recipe, call)
+    trained = train(cells, recipe, call)
+    module = trained.build.model
+    model = FittedModel(
+        module,
+        layout=replace(cells.layout, n_cells=len(trained.rows)),
+        reading=cells.reading,
+        recipe=recipe,
+        history=trained.history,
+    )
+    mask = np.zeros(len(cells), dtype=bool)
+    mask[trained.rows.numpy()] = True
+    codes = _codes_of_all(module, cells, mask, seed)
+    model.embedded = model.embed(cells, trained=mask, codes=codes)
+    return model
+
+
+def _codes_of_all(module: LatentModel, cells: Cells, trained: np.ndarray, seed: int) -> dict[str, Tensor]:
+    """Codes in the file's order: learned ones for cells that trained, projected ones for the others."""
+    others = torch.from_numpy(~trained)
+    projected = posthoc.project(module, cells[others]) if others.any() else {}
+    codes = {}
+    for name, latent in module.latents.items():
+        if not latent.infer.free:
+            codes[name] = posthoc.project(module, cells)[name]
+            continue
+        learned = latent.infer.weight
+        codes[name] = learned.new_zeros(len(cells), learned.shape[1])
+        codes[name][~others] = learned
+        if name in projected:
+            codes[name][others] = projected[name]
+    return codes
+
+
+def _check(cells: Cells, recipe: Recipe, call: Call) -> None:
+    """Refuse what cannot work before anything is trained."""
+    if not isinstance(cells, Cells):
+        msg = f"Expected Cells from chreode.read; found {type(cells).__name__}. Call chreode.read(source) first."
+        raise InputError(msg)
+    if not isinstance(recipe, Recipe):
+        found = getattr(recipe, "__name__", type(recipe).__name__)
+        msg = f"Expected a recipe such as chreode.recipes.scdgd(); found {found}. Call it, with or without arguments."
+        raise InputError(msg)
+    rules = {
+        "epochs": (call.epochs is None or call.epochs >= 1, "at least 1, or None"),
+        "devices": (call.devices >= 1, "at least 1"),
+        "validation": (0 <= call.validation < 1, "from 0 to below 1"),
+    }
+    for name, (holds, expected) in rules.items():
+        if not holds:
+            msg = f"Expected {name} {expected}; found {getattr(call, name)!r}. Give a value in this range."
+            raise InputError(msg)
+    if len(cells) * (1 - call.validation) < 2:
+        msg = f"Expected at least two cells to train on; found {len(cells)}. Give more cells, or validation=0."
+        raise InputError(msg)
+
+
+def load(folder: str | Path, *, recipe: Recipe | None = None) -> FittedModel:
+    """Load a model that `FittedModel.save` wrote; nothing in the folder is run.
+
+    Parameters
+    ----------
+    folder
+        Where it is.
+    recipe
+        Needed only for a recipe that is not chreode's own: the recipe it was fitted with.
+
+    Raises
+    ------
+    InputError
+        When the folder is not a whole model of a format this version reads, or its recipe is unknown.
+    """
+    import pandas as pd
+
+    import chreode.recipes  # noqa: F401  (registers chreode's own)
+
+    facts, tensors = storage.read_folder(folder)
+    layout = Layout.from_json(facts["layout"])
+    recipe = recipe or named(facts["recipe"]["name"], facts["recipe"]["arguments"])
+    module = recipe.build(layout).model
+    weights = tensors["model.safetensors"]
+    encoders = {}
+    for latent, widths in facts["encoders"].items():
+        prefix = f"encoders.{latent}."
+        encoders[latent] = Encoder(layout, widths[-1], hidden=widths[:-1]).eval()
+        encoders[latent].load_state_dict(
+            {k.removeprefix(prefix): weights.pop(k) for k in list(weights) if k.startswith(prefix)}
+        )
+    missing, unexpected = module.load_state_dict(weights, strict=False)
+    if unexpected or any(not name.endswith("infer.weight") for name in missing):
+        msg = (
+            f"Expected the weights of {recipe.name} with these arguments in {folder}; found others "
+            f"(missing: {missing[:3]}, unexpected: {unexpected[:3]}). Give the recipe it was fitted with."
+        )
+        raise InputError(msg)
+    module.eval()
+    model = FittedModel(
+        module,
+        layout=layout,
+        reading=Reading.from_json(facts["reading"]),
+        recipe=recipe,
+        history=pd.read_csv(Path(folder) / "history.csv"),
+        encoders=encoders,
+    )
+    stored = tensors.get("cells.safetensors", {})
+    model.embedded = Embedded.from_tensors(
+        module, layout, stored, names=facts["names"], code=model.code, recipe=recipe.name, reading=model.reading
+    )
+    return model
+
+
+def distil(
+    model: FittedModel, source: Any = None, *, epochs: int = 40, seed: int = 0, progress: bool = True
+) -> FittedModel:
+    """Train an encoder on the learned codes; later projections are instant.
+
+    Parameters
+    ----------
+    model
+        Stays as it is.
+    source
+        The cells to learn from, by default the fitted ones (whose counts a loaded model no longer has).
+    epochs, seed, progress
+        Of the encoder's training.
+
+    Returns
+    -------
+    FittedModel
+        The same model with encoders; ``project(source, refine=20)`` moves their codes by a few steps.
+    """
+    embedded = model.embedded if source is None else model.project(source)
+    if not embedded.cells.measured:
+        msg = "Expected cells with counts to distil from; found a loaded model. Give the data: distil(model, source)."
+        raise InputError(msg)
+    encoders = posthoc.distil(
+        model.module, embedded.cells, embedded.codes, epochs=epochs, seed=seed, progress=progress
+    )
+    other = FittedModel(
+        model.module,
+        layout=model.layout,
+        reading=model.reading,
+        recipe=model.recipe,
+        history=model.history,
+        encoders=encoders,
+    )
+    other.embedded = model.embedded
+    return other

@@ -1,0 +1,113 @@
+"""After the fit: codes for new cells, and an encoder that learns to give them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from chreode.axes import Float, Tensor
+from chreode.cells import Cells
+from chreode.infer import Encoder
+from chreode.loop import Call, mix, run, seeded
+from chreode.model import Latent, LatentModel, Trace
+from chreode.objective import Objective, Term, reconstruction
+from chreode.plan import Plan
+from chreode.recipe import Build
+from chreode.settle import frozen, infer_codes
+
+__all__ = ["distil", "project"]
+
+
+def project(
+    model: LatentModel,
+    cells: Cells,
+    *,
+    encoders: Mapping[str, Encoder] | None = None,
+    refine: int | None = None,
+    show: str | None = None,
+) -> dict[str, Float[Tensor, "n d"]]:
+    """Codes of cells under a finished model, which stays bit-identical.
+
+    Without encoders every code begins at the best candidate under the joint density (a component's mean,
+    or the cell's principal components) and descends until it gains no more. With distilled encoders the
+    codes are theirs, moved by ``refine`` steps if asked to.
+
+    Parameters
+    ----------
+    model
+        Decoder and priors.
+    cells
+        With counts; batches and covariates may be unknown.
+    encoders
+        Distilled encoder by latent.
+    refine
+        Steps at most; None means until converged without encoders, and none with them.
+    show
+        What a progress bar says; None shows none.
+    """
+    if not encoders:
+        return infer_codes(model, cells, steps=300 if refine is None else refine, show=show)
+    start: dict[str, list[Tensor]] = {name: [] for name in encoders}
+    with torch.no_grad():
+        for at in range(0, len(cells), 4096):
+            some = cells[slice(at, at + 4096)]
+            for name, encoder in encoders.items():
+                start[name].append(encoder(some).z)
+    codes = {name: torch.cat(parts) for name, parts in start.items()}
+    return infer_codes(model, cells, start=codes, steps=refine, lr=0.03, show=show) if refine else codes
+
+
+def distil(
+    model: LatentModel,
+    cells: Cells,
+    codes: Mapping[str, Float[Tensor, "n d"]],
+    *,
+    hidden: tuple[int, ...] = (256,),
+    epochs: int = 40,
+    seed: int = 0,
+    progress: bool = True,
+) -> dict[str, Encoder]:
+    """Train an encoder on codes that were learned without one, under the finished decoder.
+
+    .. math:: L = \\frac1n \\sum_i \\lVert e(x_i) - z_i \\rVert^2 / d - \\log p(x_i \\mid e(x_i)) / s_i
+
+    with the decoder frozen; the second term counts nats per molecule, so that a code may leave the learned
+    one where that explains the cell better.
+
+    References
+    ----------
+    Schuster and Krogh (2021), A manifold learning perspective on representation learning: learning decoder
+    and representations without an encoder, doi:10.3390/e23111403.
+    """
+    from lightning_fabric import Fabric
+
+    learned = {name: value.detach() for name, value in codes.items()}
+    cells = cells.numbered()
+    with seeded(mix(seed, 29)):
+        encoders = {
+            name: Encoder(cells.layout, value.shape[1], hidden=hidden) for name, value in learned.items()
+        }
+
+    def imitation(_: LatentModel, trace: Trace) -> Tensor:
+        rows = trace.cells.index
+        return sum((((trace.codes[n].z - z[rows]) ** 2).mean(1) for n, z in learned.items()), torch.zeros(()))
+
+    explain = reconstruction()
+
+    def per_molecule(student: LatentModel, trace: Trace) -> Tensor:
+        size = sum(trace.cells.size.values(), torch.zeros(()))
+        return explain.of(student, trace) / size.clamp(min=1)
+
+    latents = {name: Latent(encoder, nn.Identity()) for name, encoder in encoders.items()}
+    student = LatentModel(latents, model.decoder)
+    terms = Objective(Term("imitation", imitation), Term("reconstruction", per_molecule))
+    plan = Plan(epochs=epochs, lr={"decoder": 0.0, "encoder": 1e-3, "prior": 0.0}, stop=None)
+    with frozen(model):
+        # Of the student's parts only the encoders learn: the decoder's switches are off here.
+        call = Call(epochs=epochs, seed=seed, device="cpu", progress=progress)
+        run(Fabric(accelerator="cpu", devices=1), Build(student, terms, plan), cells, None, call, {"finished": False}, None)
+    for encoder in encoders.values():
+        encoder.eval()
+    return encoders

@@ -1,0 +1,44 @@
+"""Deterministic decoders without a prior: codes learned directly, or encoded."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from chreode.cells import Layout
+from chreode.decoders import MLP
+from chreode.events import centre_decoder, start_codes
+from chreode.infer import Codebook, Encoder, PrincipalStart
+from chreode.likelihoods import heads
+from chreode.model import Latent, LatentModel
+from chreode.objective import Objective, reconstruction
+from chreode.plan import Plan
+from chreode.priors import Flat
+from chreode.recipe import Build, recipe
+
+__all__ = ["autodecoder"]
+
+
+@recipe(code="cell", cite=("autodecoder",))
+def autodecoder(
+    layout: Layout,
+    *,
+    dim: Annotated[int, Field(ge=1, le=512)] = 20,
+    hidden: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = (100,),
+    likelihood: Literal["nb", "poisson", "zinb", "bernoulli", "normal"] | None = None,
+    inference: Literal["codes", "encoder"] = "codes",
+    init: Literal["pca", "zero"] = "zero",
+) -> Build:
+    """Decoder and codes (or an encoder) learned by reconstruction alone, without a prior."""
+    modality, described = next(iter(layout.modalities.items()))
+    kinds = {"counts": "nb", "binary": "bernoulli", "continuous": "normal"}
+    start = PrincipalStart(layout, dim) if init == "pca" else None
+    infer = (
+        Codebook(layout.n_cells, dim, start=start)
+        if inference == "codes"
+        else Encoder(layout, dim, hidden=hidden[::-1])
+    )
+    decoder = MLP(layout, {"cell": dim}, heads={modality: heads[likelihood or kinds[described.kind]]}, hidden=hidden)
+    model = LatentModel({"cell": Latent(infer, Flat(dim))}, decoder)
+    return Build(model, Objective(reconstruction()), Plan(events=(start_codes(), centre_decoder())))

@@ -1,0 +1,155 @@
+"""Deep generative decoders: free codes, a mixture or normal prior, a decoder."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import nn
+
+from chreode.cells import Layout
+from chreode.decoders import MLP, Linear
+from chreode.errors import InputError
+from chreode.events import (
+    centre_decoder,
+    follow,
+    move_dead_components,
+    place_means,
+    start_codes,
+    start_means,
+)
+from chreode.infer import Codebook, PrincipalStart
+from chreode.likelihoods import heads
+from chreode.model import Latent, LatentModel
+from chreode.objective import Objective, hyperprior, prior, reconstruction
+from chreode.plan import Event, Plan
+from chreode.priors import LabelledMixture, Mixture, StandardNormal
+from chreode.recipe import Build, recipe
+
+__all__ = ["dgd", "scdgd"]
+
+Width = Annotated[int, Field(ge=1, le=4096)]
+Dim = Annotated[int, Field(ge=1, le=512)]
+Components = Annotated[int, Field(ge=1, le=1000)] | None
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Likelihood = Literal["nb", "poisson", "zinb", "bernoulli", "normal"]
+Covariance = Literal["tied", "diagonal", "isotropic", "full"]
+
+_MOST = 60  # components that can be placed when their number is left to the data
+
+
+@recipe(code="cell", cite=("scdgd",))
+def scdgd(
+    layout: Layout,
+    *,
+    dim: Dim = 20,
+    components: Components = None,
+    hidden: tuple[Width, ...] = (100,),
+    likelihood: Literal["nb", "poisson", "zinb"] = "nb",
+    covariance: Covariance = "tied",
+    learn: Literal["em", "gradient"] = "em",
+    place_at: Fraction = 0.75,
+    noise: Annotated[float, Field(ge=0)] = 0.3,
+    init: Literal["pca", "zero"] = "pca",
+    update: Literal["visit", "epoch"] = "visit",
+    prior_weight: Positive | Literal["cells"] = 1.0,
+    theta_floor: Annotated[float, Field(ge=0)] = 0.0,
+    supervised: bool = False,
+) -> Build:
+    """Single-cell deep generative decoder: free codes, a Gaussian mixture, negative binomial counts."""
+    latent = _prior(layout, dim, components, covariance, learn, init, supervised)
+    head = partial(heads[likelihood], floor=theta_floor) if likelihood != "poisson" else heads[likelihood]
+    model = LatentModel(
+        {"cell": Latent(Codebook(layout.n_cells, dim, noise=noise, start=_start(layout, dim, init)), latent)},
+        _decoder(layout, dim, hidden, head),
+    )
+    events = _placement(latent, place_at, components, init)
+    return Build(model, _objective(prior_weight), Plan(update=update, events=events))
+
+
+@recipe(code="cell", cite=("dgd",))
+def dgd(
+    layout: Layout,
+    *,
+    dim: Dim = 20,
+    likelihood: Likelihood | None = None,
+    mixture: bool = True,
+    components: Components = None,
+    hidden: tuple[Width, ...] = (100, 100, 100),
+    covariance: Covariance = "tied",
+    learn: Literal["em", "gradient"] = "em",
+    place_at: Fraction = 0.75,
+    noise: Annotated[float, Field(ge=0)] = 0.3,
+    init: Literal["pca", "zero"] = "pca",
+    update: Literal["visit", "epoch"] = "visit",
+    prior_weight: Positive | Literal["cells"] = 1.0,
+    supervised: bool = False,
+) -> Build:
+    """Deep generative decoder for any kind of values, with a fixed standard normal or a mixture prior."""
+    kinds = {"counts": "nb", "binary": "bernoulli", "continuous": "normal"}
+    kind = next(iter(layout.modalities.values())).kind
+    latent = (
+        _prior(layout, dim, components, covariance, learn, init, supervised)
+        if mixture or supervised
+        else StandardNormal(dim)
+    )
+    model = LatentModel(
+        {"cell": Latent(Codebook(layout.n_cells, dim, noise=noise, start=_start(layout, dim, init)), latent)},
+        _decoder(layout, dim, hidden, heads[likelihood or kinds[kind]]),
+    )
+    events = _placement(latent, place_at, components, init)
+    return Build(model, _objective(prior_weight), Plan(update=update, events=events))
+
+
+def _prior(
+    layout: Layout, dim: int, components: int | None, covariance: str, learn: str, init: str, supervised: bool
+) -> nn.Module:
+    """The mixture: free, or one component a level of the label."""
+    if components is not None and components > layout.n_cells:
+        msg = (
+            f"Expected at most as many components as cells that train ({layout.n_cells}); found {components}. "
+            "Ask for fewer components, or give more cells."
+        )
+        raise InputError(msg)
+    if supervised:
+        label = layout.in_role("label")
+        if label is None or not label.categorical:
+            msg = "Expected a categorical label for supervised=True; found none. Read the cells with label=COLUMN."
+            raise InputError(msg)
+        return LabelledMixture(label.column, len(label.levels), dim)
+    if init == "zero":
+        # As published: all components from the first epoch, drawn at random.
+        return Mixture(components or 10, dim, covariance="diagonal", start="softball", learn="gradient")
+    return Mixture(components or min(_MOST, layout.n_cells), dim, covariance=covariance, learn=learn)  # type: ignore[arg-type]
+
+
+def _start(layout: Layout, dim: int, init: str) -> PrincipalStart | None:
+    batch = layout.in_role("batch")
+    return PrincipalStart(layout, dim, batch=batch.column if batch else None) if init == "pca" else None
+
+
+def _decoder(layout: Layout, dim: int, hidden: tuple[int, ...], head: type[nn.Module]) -> nn.Module:
+    chosen = {next(iter(layout.modalities)): head}
+    if not hidden:
+        return Linear(layout, {"cell": dim}, heads=chosen)
+    return MLP(layout, {"cell": dim}, heads=chosen, hidden=hidden)
+
+
+def _objective(prior_weight: float | str) -> Objective:
+    if prior_weight == "cells":
+        return Objective(reconstruction(), prior("cell"), hyperprior("cell", per="cell"))
+    return Objective(reconstruction(), prior("cell"), hyperprior("cell", weight=float(prior_weight)))
+
+
+def _placement(latent: nn.Module, at: float, components: int | None, init: str) -> tuple[Event, ...]:
+    begin = (start_codes(), centre_decoder())
+    if not isinstance(latent, Mixture):
+        return begin
+    if init == "zero":
+        return (start_means("cell"), centre_decoder())
+    place = place_means("cell", at=at, components=components)
+    if latent.learn == "gradient":
+        return (*begin, place, move_dead_components("cell"))
+    return (*begin, place, follow("cell"), move_dead_components("cell"))
