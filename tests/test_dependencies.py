@@ -7,6 +7,7 @@ import re
 import sys
 import tomllib
 from importlib.metadata import packages_distributions, requires
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,8 @@ def third_party() -> set[str]:
 
 
 def declared() -> set[str]:
-    lines = [*PROJECT["dependencies"], *sum(PROJECT["optional-dependencies"].values(), [])]
-    return {normal(line) for line in lines}
+    required, optional = PROJECT["dependencies"], PROJECT["optional-dependencies"]
+    return {normal(line) for line in chain(required, *optional.values())}
 
 
 def test_imports_are_declared():

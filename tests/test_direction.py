@@ -26,10 +26,11 @@ ORDER = [
     ["loop"],
     ["fit"],
     ["posthoc"],
+    ["references"],
+    ["storage"],
     ["embedded"],
     ["generate"],
     ["evaluate", "perturb", "interpret"],
-    ["references", "storage"],
     ["fitted"],
     ["recipes"],
     ["compare", "report"],
@@ -118,7 +119,8 @@ def test_an_upward_import_is_seen(source):
 
 
 @pytest.mark.parametrize(
-    "source", ["from chreode.axes import Float", "from . import read", "from ..cells import Cells", "import torch"]
+    "source",
+    ["from chreode.axes import Float", "from . import read", "from ..cells import Cells", "import torch"],
 )
 def test_a_downward_import_is_allowed(source):
     assert not upward(source, "chreode.io.schema")
