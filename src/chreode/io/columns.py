@@ -55,7 +55,8 @@ def learn(source: Source, name: str, *, role: Role) -> Column:
         first = source.cells.names[missing][:3]
         msg = (
             f"Expected a batch for every cell in column {name!r}; found {int(missing.sum()):,} of "
-            f"{len(column):,} cells without one (first: {listing(first)}). Fill them in, or leave these cells out."
+            f"{len(column):,} cells without one (first: {listing(first)}). Fill them in, or leave these "
+            "cells out."
         )
         raise InputError(msg)
     if missing.all():
@@ -108,7 +109,8 @@ def reuse(source: Source, covariate: Covariate, *, column: str | None = None) ->
     if new:
         cells = int(((values < 0).numpy() & ~missing).sum())
         said += (
-            f"{listing(new)} in column {name!r} ({covariate.role}) {'is a level' if len(new) == 1 else 'are levels'} "
+            f"{listing(new)} in column {name!r} ({covariate.role}) "
+            f"{'is a level' if len(new) == 1 else 'are levels'} "
             f"the model was not trained with: unknown for {cells:,} cells.",
         )
     return Column(covariate, values, said)
@@ -158,7 +160,10 @@ def _numbers(column: pd.Series, name: str) -> np.ndarray:
         raise InputError(msg) from error
     if np.isinf(numbers).any():
         count = int(np.isinf(numbers).sum())
-        msg = f"Expected finite numbers in column {name!r}; found {count:,} infinite. Replace them or set them to NaN."
+        msg = (
+            f"Expected finite numbers in column {name!r}; found {count:,} infinite. Replace them or set "
+            "them to NaN."
+        )
         raise InputError(msg)
     return numbers
 
@@ -198,7 +203,8 @@ def _levels(column: pd.Series, name: str, role: Role) -> tuple[str, ...]:
     broken = [v for v in used if isinstance(v, (float, np.floating)) and not float(v).is_integer()]
     if broken and not isinstance(column.dtype, _categorical()):
         msg = (
-            f"Expected categories in column {name!r} ({role}); found numbers such as {broken[0]!r}. Make them "
+            f"Expected categories in column {name!r} ({role}); found numbers such as {broken[0]!r}. Make "
+            "them "
             "categories (obs[name].astype('category')), or give the column as a covariate."
         )
         raise InputError(msg)

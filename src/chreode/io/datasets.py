@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +17,7 @@ def pbmc68k() -> AnnData:
     """Raw counts of 700 peripheral blood cells and 765 genes, with ten labels.
 
     scanpy bundles this subset log-normalised. Within a cell the smallest non-zero value stands for one
-    molecule, so that the ratios to it are the counts (99.93 % of the ratios are within 0.05 of a whole number).
+    molecule, so that the ratios to it are the counts (99.93 % of them are within 0.05 of a whole number).
 
     Returns
     -------
@@ -40,7 +40,7 @@ def pbmc68k() -> AnnData:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         bundled = sc.datasets.pbmc68k_reduced()
-    raw = bundled.raw.to_adata()
+    raw: Any = bundled.raw.to_adata()
     counts = raw.X.tocsr().astype(np.float64)
     counts.data = np.expm1(counts.data)
     least = np.minimum.reduceat(counts.data, counts.indptr[:-1])

@@ -83,7 +83,8 @@ def by_name(field: Field, names: tuple[str, ...]) -> np.ndarray:
     if absent:
         msg = (
             f"Expected the features asked for among the {len(field.features):,} of the source; found "
-            f"{len(absent):,} of {len(names):,} absent ({listing(absent)}).{nearest(absent[0], list(position))} "
+            f"{len(absent):,} of {len(names):,} absent "
+            f"({listing(absent)}).{nearest(absent[0], list(position))} "
             "Correct or drop these names."
         )
         raise InputError(msg)
@@ -100,8 +101,8 @@ def deviance(
 ) -> Float[np.ndarray, "b g"]:
     """Poisson deviance of every feature from a constant share of the counts, in each group of cells.
 
-    .. math:: D_j = 2 \\sum_i \\left[ x_{ij} \\log \\frac{x_{ij}}{n_i \\pi_j} - (x_{ij} - n_i \\pi_j) \\right],
-        \\qquad \\pi_j = \\frac{\\sum_i x_{ij}}{\\sum_i n_i}
+    .. math:: D_j = 2 \\sum_i \\left[ x_{ij} \\log \\frac{x_{ij}}{n_i \\pi_j} - x_{ij} + n_i \\pi_j
+        \\right], \\qquad \\pi_j = \\frac{\\sum_i x_{ij}}{\\sum_i n_i}
 
     The last two terms cancel in the sum, so that only non-zeros count and the matrix stays sparse.
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from chreode.errors import InputError
 from chreode.io.matrix import Matrix, from_parts
@@ -15,6 +11,11 @@ from chreode.io.schema import listing, nearest
 from chreode.io.source import Field, Source, Table, text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import ExitStack
+    from pathlib import Path
+
+    import numpy as np
     import pandas as pd
 
 __all__ = ["open_path"]
@@ -41,7 +42,10 @@ def open_path(path: Path, stack: ExitStack) -> Source:
     try:
         return _open_folder(path) if path.is_dir() else _open_file(path, stack)
     except PermissionError as error:
-        msg = f"Expected to be allowed to read {path}; found {error.strerror}. Change its permissions or copy it."
+        msg = (
+            f"Expected to be allowed to read {path}; found {error.strerror}. Change its permissions or "
+            "copy it."
+        )
         raise InputError(msg) from error
 
 
@@ -57,14 +61,17 @@ def _open_file(path: Path, stack: ExitStack) -> Source:
     try:
         file = stack.enter_context(h5py.File(path, "r"))
     except OSError as error:
-        msg = f"Expected a whole HDF5 file at {path}; found a damaged or incomplete one ({error}). Copy it again."
+        msg = (
+            f"Expected a whole HDF5 file at {path}; found a damaged or incomplete one ({error}). Copy it "
+            "again."
+        )
         raise InputError(msg) from error
     keys = set(file.keys())
     if {"obs", "var"} <= keys:
         return _open_group(file, str(path))
     if "matrix" in keys:
         return _open_10x(file["matrix"], str(path))
-    genomes = [key for key in keys if isinstance(file[key], h5py.Group) and "barcodes" in file[key]]
+    genomes = [key for key in keys if "barcodes" in _inside(file[key])]
     if len(genomes) == 1:
         return _open_10x(file[genomes[0]], str(path))
     if genomes:
@@ -75,6 +82,12 @@ def _open_file(path: Path, stack: ExitStack) -> Source:
         found = f"an HDF5 file with {listing(sorted(keys))}. Write it with anndata: adata.write_h5ad(...)"
     msg = f"Expected {READABLE}; found at {path} {found}."
     raise InputError(msg)
+
+
+def _inside(element: Any) -> set[str]:
+    import h5py
+
+    return set(element.keys()) if isinstance(element, h5py.Group) else set()
 
 
 def _open_folder(path: Path) -> Source:
@@ -102,16 +115,17 @@ def _open_folder(path: Path) -> Source:
 
 def _open_group(root: Any, name: str) -> Source:
     """What anndata wrote, in HDF5 or zarr."""
-    cells, features = (
-        _table(root["obs"], f"the cell table of {name}"),
-        _table(root["var"], f"the features of {name}"),
-    )
+    cells = _table(root["obs"], f"the cell table of {name}")
+    features = _table(root["var"], f"the features of {name}")
 
     def one(group: Any, where: str, table: Table) -> Field:
         return Field(Matrix.of_group(group, where=f"{where} of {name}"), table)
 
-    fields = {"X": partial(one, root["X"], "X", features)} if "X" in root and not _is_null(root["X"]) else {}
-    for layer in root["layers"] if "layers" in root else ():
+    fields: dict[str, Callable[[], Field]] = {}
+    if "X" in root and not _is_null(root["X"]):
+        fields["X"] = partial(one, root["X"], "X", features)
+    layers = root["layers"] if "layers" in root else ()  # noqa: SIM401 (zarr groups have no such get)
+    for layer in layers:
         fields.setdefault(layer, partial(one, root["layers"][layer], f"layer {layer!r}", features))
     if "raw" in root and "X" in root["raw"]:
         raw = root["raw"]
@@ -135,7 +149,10 @@ def _table(group: Any, where: str) -> Table:
             return read_elem(element)
         except Exception as error:
             # anndata wraps failures of any kind; whichever it is, this part of the file cannot be read
-            msg = f"Expected to read {what} of {where}; found a damaged one or a format anndata does not know: {error}"
+            msg = (
+                f"Expected to read {what} of {where}; found a damaged one or a format anndata does not "
+                f"know: {error}"
+            )
             raise InputError(msg) from error
 
     attributes = dict(group.attrs)
@@ -143,7 +160,10 @@ def _table(group: Any, where: str) -> Table:
         frame = read(group, "all")
         if isinstance(frame, pd.DataFrame):
             return Table.of(frame)
-        msg = f"Expected a data frame as {where}; found {type(frame).__name__}. Write the file with a newer anndata."
+        msg = (
+            f"Expected a data frame as {where}; found {type(frame).__name__}. Write the file with a newer "
+            "anndata."
+        )
         raise InputError(msg)
 
     def column(name: str) -> pd.Series:
@@ -188,8 +208,10 @@ def _of_10x(name: str, barcodes: np.ndarray, features: Table, matrix: Matrix) ->
     messages: tuple[str, ...] = ()
     if len(barcodes) != matrix.shape[0] or len(features) != matrix.shape[1]:
         msg = (
-            f"Expected {name} to name all of its {matrix.shape[0]:,} cells and {matrix.shape[1]:,} features; found "
-            f"{len(barcodes):,} barcodes and {len(features):,} features. Files of different runs may be mixed."
+            f"Expected {name} to name all of its {matrix.shape[0]:,} cells and {matrix.shape[1]:,} "
+            "features; found "
+            f"{len(barcodes):,} barcodes and {len(features):,} features. Files of different runs may be "
+            "mixed."
         )
         raise InputError(msg)
     if "feature_type" in features.columns:
@@ -208,7 +230,7 @@ def _of_10x(name: str, barcodes: np.ndarray, features: Table, matrix: Matrix) ->
 
 
 def _open_mtx(path: Path, inside: list[str]) -> Source:
-    """A 10x folder: matrix.mtx, features.tsv (or genes.tsv) and barcodes.tsv, gzipped or not, with any prefix."""
+    """A 10x folder: matrix.mtx, features.tsv or genes.tsv, barcodes.tsv; gzipped or not, with any prefix."""
     import scipy.io
 
     matrix_path = _one(path, inside, "matrix.mtx")
@@ -216,9 +238,12 @@ def _open_mtx(path: Path, inside: list[str]) -> Source:
     barcodes = _lines(_one(path, inside, "barcodes.tsv"))
     rows = _lines(features_path)
     try:
-        stored = scipy.io.mmread(matrix_path)
+        stored: Any = scipy.io.mmread(matrix_path)
     except (ValueError, OSError, EOFError) as error:
-        msg = f"Expected a whole MatrixMarket file at {matrix_path}; found a damaged one ({error}). Copy it again."
+        msg = (
+            f"Expected a whole MatrixMarket file at {matrix_path}; found a damaged one ({error}). Copy it "
+            "again."
+        )
         raise InputError(msg) from error
     fields = [row.split("\t") for row in rows]
     features = Table.of_columns(text(f[0] for f in fields), _feature_columns(fields))
@@ -244,9 +269,9 @@ def _one(path: Path, inside: list[str], *wanted: str) -> Path:
 def _lines(path: Path) -> list[str]:
     import gzip
 
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+    read = gzip.open if path.suffix == ".gz" else open
     try:
-        with opened as file:
+        with read(path, "rt", encoding="utf-8") as file:
             return [line.rstrip("\r\n") for line in file if line.strip()]
     except (OSError, EOFError, UnicodeDecodeError) as error:
         msg = f"Expected a whole text file at {path}; found a damaged one ({error}). Copy it again."

@@ -54,8 +54,10 @@ class Room:
         free = shutil.disk_usage(folder).free
         if n_bytes > free:
             msg = (
-                f"Expected room for {n_bytes / 1e9:.1f} GB of non-zeros; found {max(self.limit, 0) / 1e9:.1f} GB of "
-                f"memory and {free / 1e9:.1f} GB in {folder}. Set TMPDIR to a larger disk, or read fewer features."
+                f"Expected room for {n_bytes / 1e9:.1f} GB of non-zeros; found "
+                f"{max(self.limit, 0) / 1e9:.1f} GB of "
+                f"memory and {free / 1e9:.1f} GB in {folder}. Set TMPDIR to a larger disk, or read fewer "
+                "features."
             )
             raise InputError(msg)
         self.spilled += n_bytes

@@ -37,8 +37,8 @@ def minibatches(n: int, *, size: int, seed: int, epoch: int, ranks: int = 1) -> 
     """Cut a permutation of ``n`` cells into minibatches of nearly equal size.
 
     The permutation is a function of (seed, epoch) alone, so that a resumed run sees the same order. Sizes
-    differ by one at most, and none is a single cell when ``size`` and ``n`` are at least two (unless ranks
-    outnumber pairs of cells).
+    differ by one at most, and none is a single cell when ``size`` and ``n`` are at least two (unless there
+    are fewer pairs of cells than ranks).
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def minibatches(n: int, *, size: int, seed: int, epoch: int, ranks: int = 1) -> 
     seed, epoch
         What the order depends on, both at least 0.
     ranks
-        The number of minibatches is a multiple of this: rank r takes ``[r::ranks]``, so that all take as many.
+        The number of minibatches is a multiple of this: rank r takes ``[r::ranks]``, as many as any other.
 
     Raises
     ------
@@ -62,7 +62,10 @@ def minibatches(n: int, *, size: int, seed: int, epoch: int, ranks: int = 1) -> 
     [4, 3, 3]
     """
     if size < 1 or n < ranks or n < 1:
-        msg = f"Expected size of at least 1 and at least one cell for each of {ranks} ranks; found {size} and {n}."
+        msg = (
+            f"Expected size of at least 1 and at least one cell for each of {ranks} ranks; found {size} "
+            f"and {n}."
+        )
         raise InputError(msg + " Give another minibatch size, or fewer devices.")
     number = -(-n // size)
     if size > 1:

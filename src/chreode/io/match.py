@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from chreode.cells import Modality
 from chreode.errors import InputError
 from chreode.io.schema import listing
 
 if TYPE_CHECKING:
+    from chreode.cells import Modality
     from chreode.io.source import Field
 
 __all__ = ["Match", "match", "without_version"]
@@ -119,7 +119,8 @@ def _sentences(ways: Counter[str], found: np.ndarray, unknown: int) -> tuple[str
     missing = int((~found).sum())
     if missing:
         said.append(
-            f"{missing:,} of the model's {len(found):,} features are missing here: they are masked, not filled with "
+            f"{missing:,} of the model's {len(found):,} features are missing here: they are masked, not "
+            "filled with "
             f"zeros, and proportions run over the {int(found.sum()):,} found."
         )
     if unknown:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from chreode.errors import InputError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
 __all__ = ["Block", "Compressed", "Matrix", "cuts", "from_parts"]
+
+Order = Literal["rows", "columns"]
 
 NONZEROS = 1 << 20
 """Non-zeros in a block of a sparse matrix: some 30 MB of working memory."""
@@ -60,14 +64,14 @@ class Matrix:
         self,
         shape: tuple[int, int],
         *,
-        order: Literal["rows", "columns"],
+        order: Order,
         cuts: np.ndarray,
         part: Callable[[int, int], Compressed],
         kept: np.ndarray | None = None,
     ) -> None:
         self._stored = (int(shape[0]), int(shape[1]))
         self._cuts, self._part, self._kept = cuts, part, kept
-        self.order = order
+        self.order: Order = order
         self.shape = self._stored if kept is None else (self._stored[0], int(kept.sum()))
 
     def only(self, kept: np.ndarray) -> Matrix:
@@ -132,7 +136,7 @@ class Matrix:
                 stored.shape, stored.format, (stored.data, stored.indices, stored.indptr), where
             )
         if isinstance(matrix, (abc.CSRDataset, abc.CSCDataset)):
-            return cls.of_group(matrix.group, where=where)
+            return cls.of_group(matrix.group, where=where)  # pyright: ignore[reportAttributeAccessIssue]
         if isinstance(matrix, (np.ndarray, h5py.Dataset, zarr.Array)):
             return _dense(matrix, where)
         msg = (
@@ -164,7 +168,10 @@ class Matrix:
             or shape is None
             or not {"data", "indices", "indptr"} <= set(group.keys())
         ):
-            msg = f"Expected {where} to be a dense array or a CSR or CSC matrix; found {kind}. Write it with anndata."
+            msg = (
+                f"Expected {where} to be a dense array or a CSR or CSC matrix; found {kind}. Write it with "
+                "anndata."
+            )
             raise InputError(msg)
         return from_parts(tuple(shape), kind, (group["data"], group["indices"], group["indptr"]), where)
 
@@ -177,8 +184,10 @@ def from_parts(shape: tuple[int, ...], kind: str, parts: tuple[Any, Any, Any], w
     whole = len(indptr) == length + 1 and indptr[0] == 0 and bool((np.diff(indptr) >= 0).all())
     if not whole or indptr[-1] > min(len(data), len(indices)):
         msg = (
-            f"Expected {where} to have {length:,} rows of stored values one after the other; found index pointers "
-            f"that contradict this ({len(indptr):,} of them, {len(data):,} values). The matrix is damaged: write "
+            f"Expected {where} to have {length:,} rows of stored values one after the other; found index "
+            "pointers "
+            f"that contradict this ({len(indptr):,} of them, {len(data):,} values). The matrix is damaged: "
+            "write "
             "or download the file again."
         )
         raise InputError(msg)
@@ -190,14 +199,17 @@ def from_parts(shape: tuple[int, ...], kind: str, parts: tuple[Any, Any, Any], w
                 np.asarray(data[low:high]), np.asarray(indices[low:high]), indptr[start : stop + 1] - low
             )
 
-    order: Literal["rows", "columns"] = "rows" if kind == "csr" else "columns"
+    order: Order = "rows" if kind == "csr" else "columns"
     return Matrix((shape[0], shape[1]), order=order, cuts=cuts(indptr), part=part)
 
 
 def _dense(array: Any, where: str) -> Matrix:
     """From a two-dimensional array, in memory or on disk, in blocks that hold whole chunks."""
     if len(array.shape) != 2:
-        msg = f"Expected {where} to be cells x features; found {len(array.shape)} dimensions {tuple(array.shape)}."
+        msg = (
+            f"Expected {where} to be cells x features; found {len(array.shape)} dimensions "
+            f"{tuple(array.shape)}."
+        )
         raise InputError(msg)
     _refuse_no_numbers(array.dtype, where)
     n, g = array.shape
@@ -238,5 +250,8 @@ def _readable(where: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        msg = f"Expected to read {where}; found a damaged or incomplete file ({error}). Copy or download it again."
+        msg = (
+            f"Expected to read {where}; found a damaged or incomplete file ({error}). Copy or download it "
+            "again."
+        )
         raise InputError(msg) from error

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
@@ -22,6 +20,9 @@ from chreode.io.source import Field, Source, open_source
 from chreode.io.survey import EXACT, Survey, survey
 
 if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Sequence
+
     from anndata import AnnData
 
 __all__ = ["Fitted", "read"]
@@ -71,8 +72,8 @@ def read(
         Columns that condition the decoder. Numbers are continuous and standardised, all else are levels;
         missing ones are unknown.
     features
-        Which features: a boolean column of the feature table, a list of names (kept in its order), or how many
-        of the most variable ones by deviance within batches; all by default.
+        Which features: a boolean column of the feature table, a list of names (kept in its order), or how
+        many of the most variable ones by deviance within batches; all by default.
     values
         ``counts`` (0, 1, 2, ...), ``binary`` (0 and 1) or ``continuous`` (anything finite).
     like
@@ -107,7 +108,10 @@ def _read(
 ) -> Cells:
     """`read` with the arguments checked, and a limit in bytes of memory for the non-zeros."""
     if like is not None and not isinstance(like, Fitted):
-        msg = f"Expected like to be a fitted model or Cells; found {type(like).__name__}. Load a model with ch.load."
+        msg = (
+            f"Expected like to be a fitted model or Cells; found {type(like).__name__}. Load a model with "
+            "ch.load."
+        )
         raise InputError(msg)
     if isinstance(source, Cells) and (like is None or _same(source.layout, like.layout)):
         return source
@@ -243,7 +247,10 @@ def _refuse_names(source: Source, field: Field) -> None:
     """Refuse an empty matrix and names borne twice."""
     n, g = len(source.cells), len(field.features)
     if not n or not g:
-        msg = f"Expected at least one cell and one feature in {source.name}; found {n:,} cells x {g:,} features."
+        msg = (
+            f"Expected at least one cell and one feature in {source.name}; found {n:,} cells x {g:,} "
+            "features."
+        )
         raise InputError(msg + " Check how it was filtered.")
     unique = [column for column, v in field.features.aliases(_ID_COLUMNS).items() if len(set(v)) == len(v)]
     by_id = f"adata.var_names = adata.var[{unique[0]!r}]" if unique else "adata.var_names_make_unique()"

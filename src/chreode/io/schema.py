@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 
-from chreode.cells import Role
 from chreode.errors import InputError
+
+if TYPE_CHECKING:
+    from chreode.cells import Role
 
 __all__ = ["Schema", "Values", "listing", "nearest"]
 
@@ -76,8 +78,11 @@ class Schema:
     @property
     def roles(self) -> list[tuple[str, Role]]:
         """The columns to be read and what each is for: batch, label, then covariates."""
-        named: list[tuple[str | None, Role]] = [(self.batch, "batch"), (self.label, "label")]
-        named += [(column, "covariate") for column in self.covariates]
+        named: list[tuple[str | None, Role]] = [
+            (self.batch, "batch"),
+            (self.label, "label"),
+            *((column, "covariate") for column in self.covariates),
+        ]
         return [(column, role) for column, role in named if column is not None]
 
     def to_json(self) -> dict[str, Any]:
@@ -101,7 +106,8 @@ class Schema:
         twice = sorted({column for column in columns if columns.count(column) > 1})
         if twice:
             msg = (
-                f"Expected every column in one role; found {listing(twice)} more than once among batch, label "
+                f"Expected every column in one role; found {listing(twice)} more than once among batch, "
+                "label "
                 "and covariates. Name it once (batch and covariates both condition the decoder)."
             )
             raise InputError(msg)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,8 @@ from chreode.io.matrix import Matrix
 from chreode.io.schema import listing, nearest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
     import pandas as pd
     from anndata import AnnData
 
@@ -56,13 +57,16 @@ class Table:
         return len(self.names)
 
     @classmethod
-    def of(cls, frame: pd.DataFrame) -> Table:
+    def of(cls, frame: Any) -> Table:
         """From a data frame."""
 
         def column(name: str) -> pd.Series:
             found = frame[name]
             if found.ndim == 2:
-                msg = f"Expected one column called {name!r}; found {found.shape[1]}. Rename or drop all but one."
+                msg = (
+                    f"Expected one column called {name!r}; found {found.shape[1]}. Rename or drop all but "
+                    "one."
+                )
                 raise InputError(msg)
             return found
 
@@ -148,8 +152,10 @@ class Source:
         expected = (len(self.cells), len(found.features))
         if found.matrix.shape != expected:
             msg = (
-                f"Expected {key} of {self.name} to be {expected[0]:,} cells x {expected[1]:,} features, as its "
-                f"tables say; found {found.matrix.shape[0]:,} x {found.matrix.shape[1]:,}. The file is damaged."
+                f"Expected {key} of {self.name} to be {expected[0]:,} cells x {expected[1]:,} features, as "
+                "its "
+                f"tables say; found {found.matrix.shape[0]:,} x {found.matrix.shape[1]:,}. The file is "
+                "damaged."
             )
             raise InputError(msg)
         return found
@@ -180,7 +186,8 @@ def open_source(source: object) -> Iterator[Source]:
             "Wrap a matrix as anndata.AnnData(matrix, obs=..., var=...)."
         )  # fmt: skip
         msg = (
-            "Expected an AnnData or the path of an h5ad file, a 10x .h5 file, a 10x mtx folder or a zarr store; "
+            "Expected an AnnData or the path of an h5ad file, a 10x .h5 file, a 10x mtx folder or a zarr "
+            "store; "
             f"found {type(source).__module__.partition('.')[0]}.{type(source).__name__}. {remedy}"
         )
         raise InputError(msg)
@@ -240,11 +247,9 @@ def _cells_source(cells: Cells) -> Source:
         )
         raise InputError(msg)
     known = cells.layout.modalities[modality]
-    columns = {"symbols": np.asarray(known.symbols, dtype=object)} if known.symbols else {}
-    features = Table.of_columns(
-        np.asarray(known.names, dtype=object), {"symbol": v for v in columns.values()}
-    )
-    matrix = measured.scipy() if isinstance(measured, CSR) else measured.numpy()
+    symbols = {"symbol": np.asarray(known.symbols, dtype=object)} if known.symbols else {}
+    features = Table.of_columns(np.asarray(known.names, dtype=object), symbols)
+    matrix = measured.scipy() if isinstance(measured, CSR) else np.asarray(measured)
     obs = {column: cells.level_names(column) for column in cells.layout.covariates}
     fields = {"X": lambda: Field(Matrix.of(matrix, where="the counts"), features)}
     return Source(cells.reading.source, Table.of_columns(cells.names, obs), features, fields)

@@ -131,7 +131,8 @@ def _elsewhere(source: Source, key: str) -> str:
         choice = " or ".join(f"counts={name!r}" for name in holding)
         return f" Counts are in {listing(holding)}: read with {choice}."
     return (
-        ' No other layer holds counts: read the file as it was before normalisation, or give values="continuous" '
+        " No other layer holds counts: read the file as it was before normalisation, or give "
+        'values="continuous" '
         "with a recipe that models such values."
     )
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +11,9 @@ from typing import TYPE_CHECKING
 from chreode.errors import InputError
 
 if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator
+
     import pandas as pd
     from anndata import AnnData
 
@@ -21,7 +22,7 @@ __all__ = ["atomic_path", "write_csv", "write_h5ad"]
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A path beside ``path`` to write a file or a folder at; it takes the place of ``path`` when all went well.
+    """Give a path beside ``path`` to write at; what is there takes the place of ``path`` when all went well.
 
     On any failure nothing is left, and what stood at ``path`` stays. A folder is replaced as a whole, by
     two renames: whoever is killed between them finds the old one beside, under its name with ``.old``.
@@ -50,7 +51,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         made = _make(final.parent)
         folder = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
     except OSError as error:
-        msg = f"Expected a folder to write {final.name} in; found that {final.parent} is not one ({error.strerror})."
+        msg = (
+            f"Expected a folder to write {final.name} in; found that {final.parent} is not one "
+            f"({error.strerror})."
+        )
         raise InputError(msg + " Give another path.") from error
     done = False
     try:
