@@ -64,7 +64,7 @@ def nmi(a: Any, b: Any) -> float:
     """
     from sklearn.metrics import normalized_mutual_info_score
 
-    return float(normalized_mutual_info_score(*_both(a, b)))
+    return min(1.0, float(normalized_mutual_info_score(*_both(a, b))))
 
 
 def kmeans(codes: Any, k: int, *, seed: int = 0, restarts: int = 10) -> np.ndarray:

@@ -53,7 +53,7 @@ def row_blocks(
     end = 0
     for rows, found in _pieces(values, n, block):
         array = np.asarray(found)
-        if rows.start != end or array.shape != (rows.stop - rows.start, g):
+        if rows.start != end or rows.stop > n or array.shape != (rows.stop - rows.start, g):
             msg = (
                 f"Expected {g} values for each cell from {end} on; found shape {array.shape} for cells "
                 f"{rows.start} to {rows.stop}. Give the cells and genes of the counts, in order."
