@@ -1,0 +1,335 @@
+"""The report's pictures for papers: each function returns a matplotlib figure and touches no global state."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from chreode.report.draw import curves_of, graph
+from chreode.report.palette import SEQUENTIAL_LIGHT, UNKNOWN, categorical
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "component_graph",
+    "component_table",
+    "embedding",
+    "markers",
+    "nats_against_seconds",
+    "training_curves",
+]
+
+INK, SOFT = "#1e2429", "#59636c"
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=150)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _quiet(axes: Axes) -> Axes:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#b9bec4")
+    axes.tick_params(colors=SOFT, labelsize=8)
+    return axes
+
+
+def _sequential() -> Any:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("chreode", SEQUENTIAL_LIGHT)
+
+
+def training_curves(history: pd.DataFrame) -> Figure:
+    """Draw every term of the loss by epoch, validation last, with its best epoch ringed.
+
+    Parameters
+    ----------
+    history
+        One row an epoch, as in ``model.history``; values that are missing are skipped.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> len(training_curves(pd.DataFrame({"epoch": [1, 2], "loss": [3.0, 2.0]})).axes)
+    1
+    """
+    curves = curves_of(history)
+    columns = min(max(len(curves), 1), 3)
+    rows = -(-max(len(curves), 1) // columns)
+    figure = _figure(3.2 * columns, 2.3 * rows)
+    for i, (name, title, x, y) in enumerate(curves):
+        axes = _quiet(figure.add_subplot(rows, columns, i + 1))
+        axes.plot(x, y, color=SEQUENTIAL_LIGHT[4], linewidth=1.5)
+        if name == "validation":
+            best = int(y.argmin())
+            axes.plot(x[best], y[best], "o", mfc="white", mec="#d55e00", mew=1.5)
+        axes.set_title(title, fontsize=9, color=INK, loc="left")
+        axes.set_xlabel("epoch", fontsize=8, color=SOFT)
+    return figure
+
+
+def embedding(
+    xy: np.ndarray,
+    colour: Sequence[Any] | np.ndarray,
+    *,
+    title: str = "",
+    method: str = "",
+    levels: Sequence[str] | None = None,
+    names: bool = True,
+) -> Figure:
+    """Draw cells on a map, coloured by a category or by a number.
+
+    Parameters
+    ----------
+    xy
+        ``n x 2``.
+    colour
+        Numbers, or categories: strings, or level numbers when ``levels`` is given (-1 for unknown).
+    title
+        What the colour means.
+    method
+        How the map was made, written below it.
+    levels
+        Names of the levels.
+    names
+        Whether the names of categories stand on the map.
+
+    Examples
+    --------
+    >>> figure = embedding(np.eye(2), ["a", "b"], title="type")
+    >>> figure.axes[0].get_title(loc="left")
+    'type'
+    """
+    xy, values = np.asarray(xy), np.asarray(colour)
+    figure = _figure(5.6, 4.4)
+    axes = figure.add_subplot()
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.set_axis_off()
+    axes.set_title(title, fontsize=11, color=INK, loc="left")
+    dot = {
+        "s": float(np.clip(6000 / max(len(xy), 1), 0.6, 18)),
+        "linewidths": 0,
+        "rasterized": len(xy) > 2000,
+    }
+    if levels is None and np.issubdtype(values.dtype, np.number):
+        order = np.argsort(np.where(np.isnan(values.astype(float)), -np.inf, values), kind="stable")
+        drawn = axes.scatter(*xy[order].T, c=values[order].astype(float), cmap=_sequential(), **dot)
+        figure.colorbar(drawn, ax=axes, shrink=0.6, pad=0.02).ax.tick_params(labelsize=8, colors=SOFT)
+    else:
+        _categories(axes, xy, values, levels, names=names, dot=dot)
+    if method:
+        figure.supxlabel(method, fontsize=7, color=SOFT)
+    return figure
+
+
+def _categories(
+    axes: Axes,
+    xy: np.ndarray,
+    values: np.ndarray,
+    levels: Sequence[str] | None,
+    *,
+    names: bool,
+    dot: dict[str, Any],
+) -> None:
+    if levels is None:
+        levels, codes = np.unique(values.astype(str), return_inverse=True)
+    else:
+        codes = values.astype(int)
+    table = np.array([*categorical(len(levels)), UNKNOWN])
+    # A fixed shuffle, so that no category always lies on top.
+    order = np.random.default_rng(0).permutation(len(xy))
+    axes.scatter(*xy[order].T, c=table[codes[order]], **dot)
+    for k in np.unique(codes[codes >= 0]):
+        here = xy[codes == k]
+        axes.scatter([], [], s=24, color=table[k], label=f"{levels[k]} ({len(here):,})")
+        if names:
+            _on_top(axes, np.median(here, axis=0), str(levels[k]))
+    if (codes < 0).any():
+        axes.scatter([], [], s=24, color=UNKNOWN, label=f"unknown ({int((codes < 0).sum()):,})")
+    columns = 1 + len(levels) // 21
+    axes.legend(
+        loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=7, ncols=columns, labelcolor=INK
+    )
+
+
+def _on_top(axes: Axes, spot: np.ndarray, text: str) -> None:
+    from matplotlib.patheffects import withStroke
+
+    halo = [withStroke(linewidth=2.2, foreground="white")]
+    axes.text(*spot, text, ha="center", va="center", fontsize=8, color=INK, weight="bold", path_effects=halo)
+
+
+def component_table(table: pd.DataFrame) -> Figure:
+    """Draw cells by component and level, shaded by the share of the row.
+
+    Parameters
+    ----------
+    table
+        Counts, a row a component and a column a level, as `chreode.report.component_by_level` gives.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> figure = component_table(pd.DataFrame([[5, 0], [1, 4]], columns=["B", "T"]))
+    >>> [text.get_text() for text in figure.axes[0].texts]
+    ['5', '1', '4']
+    """
+    counts = table.to_numpy()
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    figure = _figure(1.6 + 0.55 * counts.shape[1], 1.4 + 0.3 * counts.shape[0])
+    axes = _quiet(figure.add_subplot())
+    axes.imshow(share, cmap=_sequential(), vmin=0, vmax=1, aspect="auto")
+    for i, j in zip(*np.nonzero(counts), strict=True):
+        ink = "white" if share[i, j] > 0.45 else INK
+        axes.text(j, i, f"{counts[i, j]:,}", ha="center", va="center", fontsize=7, color=ink)
+    axes.set_xticks(range(counts.shape[1]), [str(c) for c in table.columns], rotation=45, ha="right")
+    axes.set_yticks(range(counts.shape[0]), [str(k) for k in table.index])
+    axes.set_ylabel("component", fontsize=9, color=SOFT)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+def markers(table: pd.DataFrame) -> Figure:
+    """Draw the markers of each component: log2 fold change against the other components.
+
+    Parameters
+    ----------
+    table
+        Columns ``component``, ``name``, ``log2_fold_change``, as `chreode.report.markers_of` gives.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> rows = {"component": [0, 1], "name": ["CD3D", "CD19"], "log2_fold_change": [2.0, 3.0]}
+    >>> len(markers(pd.DataFrame(rows)).axes)
+    2
+    """
+    groups = [(int(k), part) for k, part in table.groupby("component")]
+    columns = min(max(len(groups), 1), 4)
+    rows = -(-max(len(groups), 1) // columns)
+    longest = max((len(part) for _, part in groups), default=1)
+    figure = _figure(2.3 * columns, rows * (0.5 + 0.17 * longest))
+    widest = float(table["log2_fold_change"].max()) if len(table) else 1.0
+    colours = categorical(max((k for k, _ in groups), default=0) + 1)
+    for i, (k, part) in enumerate(groups):
+        axes = _quiet(figure.add_subplot(rows, columns, i + 1))
+        axes.barh(range(len(part)), part["log2_fold_change"], color=colours[k], alpha=0.75)
+        axes.set_yticks(range(len(part)), list(part["name"]))
+        axes.set_ylim(longest - 0.4, -0.6)
+        axes.set_xlim(0, 1.05 * widest)
+        axes.set_title(f"component {k}", fontsize=9, color=INK, loc="left")
+    figure.supxlabel("log2 fold change against the other components", fontsize=8, color=SOFT)
+    return figure
+
+
+def component_graph(
+    share: np.ndarray,
+    sizes: np.ndarray,
+    places: np.ndarray,
+    *,
+    hints: Sequence[str] = (),
+    least: float = 0.01,
+) -> Figure:
+    """Draw which components neighbour which.
+
+    Parameters
+    ----------
+    share
+        Share of each component's neighbour edges that end in each, ``k x k``, as
+        `chreode.report.components_graph` gives.
+    sizes
+        Cells of each component, ``k``.
+    places
+        Where each lies on the map, ``k x 2``.
+    hints
+        A word below each; may be empty.
+    least
+        Links below this mean share of both directions are left out.
+
+    Examples
+    --------
+    >>> figure = component_graph(np.array([[0.9, 0.1], [0.1, 0.9]]), np.array([5, 5]), np.eye(2))
+    >>> len(figure.axes[0].lines)
+    1
+    """
+    drawn = graph(np.asarray(share), np.asarray(sizes), np.asarray(places), hints=hints, least=least)
+    figure = _figure(6.4, 4.4)
+    axes = figure.add_subplot()
+    axes.set_axis_off()
+    axes.set_xlim(0, drawn["width"])
+    axes.set_ylim(drawn["height"], 0)
+    axes.set_aspect("equal")
+    for edge in drawn["edges"]:
+        ends = [edge["x1"], edge["x2"]], [edge["y1"], edge["y2"]]
+        axes.plot(*ends, color="#9aa5ae", linewidth=0.6 * edge["width"], zorder=1, solid_capstyle="round")
+    from matplotlib.patches import Circle
+
+    for node in drawn["nodes"]:
+        spot = (node["x"], node["y"])
+        axes.add_patch(Circle(spot, node["r"], color=node["colour"], zorder=2))
+        _on_top(axes, np.array(spot), str(node["k"]))
+        if node["hint"]:
+            below = node["y"] + node["r"] + 12
+            axes.text(node["x"], below, node["hint"], ha="center", va="center", fontsize=7, color=SOFT)
+    return figure
+
+
+def nats_against_seconds(
+    curves: Mapping[str, pd.DataFrame], *, baselines: Mapping[str, float] | None = None, log: bool = True
+) -> Figure:
+    """Draw held-out nats per molecule against seconds of training, one line a method.
+
+    Parameters
+    ----------
+    curves
+        By method, columns ``seconds`` and ``validation`` (nats per held-out molecule; lower is better);
+        rows where either is missing are skipped.
+    baselines
+        Horizontal lines: nats by name (a mean profile, a label's profile).
+    log
+        Whether seconds are on a logarithmic scale.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> curve = pd.DataFrame({"seconds": [1.0, 2.0], "validation": [5.2, 5.1]})
+    >>> figure = nats_against_seconds({"scdgd": curve}, baselines={"mean profile": 5.3})
+    >>> [line.get_label() for line in figure.axes[0].lines]
+    ['scdgd', 'mean profile']
+    """
+    figure = _figure(5.2, 3.4)
+    axes = _quiet(figure.add_subplot())
+    for (name, curve), colour in zip(curves.items(), categorical(len(curves)), strict=True):
+        seconds, nats = (curve[c].to_numpy(dtype=float, na_value=np.nan) for c in ("seconds", "validation"))
+        ok = np.isfinite(seconds) & np.isfinite(nats)
+        axes.plot(seconds[ok], nats[ok], color=colour, linewidth=1.8, label=name)
+    for name, value in (baselines or {}).items():
+        axes.axhline(value, color=SOFT, linewidth=1, linestyle="--", label=name)
+        axes.annotate(
+            name,
+            (1, value),
+            (-2, 3),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            ha="right",
+            fontsize=7,
+            color=SOFT,
+        )
+    if log:
+        axes.set_xscale("log")
+    axes.set_xlabel("seconds of training", fontsize=9, color=SOFT)
+    axes.set_ylabel("held-out nats per molecule", fontsize=9, color=SOFT)
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(handles[: len(curves)], labels[: len(curves)], frameon=False, fontsize=8, labelcolor=INK)
+    return figure

@@ -1,0 +1,284 @@
+"""One self-contained page about a fitted model, for a browser that need not be online."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+from base64 import b64encode
+from datetime import UTC, datetime
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from chreode.errors import InputError
+from chreode.io.write import atomic_path
+from chreode.report import sections
+from chreode.report.draw import number
+from chreode.report.pack import pack, pack_text, plain, quantise
+from chreode.report.palette import CATEGORICAL, OTHER, SEQUENTIAL_DARK, SEQUENTIAL_LIGHT, UNKNOWN
+from chreode.report.variables import choose_features, columns_of, feature_values
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+
+    from chreode.cells import Cells
+
+__all__ = ["collect", "project_2d", "render", "write_report"]
+
+SHOWN = 50_000
+PACKAGES = ("chreode", "torch", "numpy", "anndata", "scipy", "scikit-learn", "umap-learn")
+
+
+def project_2d(codes: np.ndarray, seed: int, *, limit: int = 60_000) -> tuple[np.ndarray, str]:
+    """Give every code two coordinates, and say in words how they were made.
+
+    Codes of two dimensions stay as they are. Otherwise UMAP (15 neighbours, least distance 0.3, started
+    from principal components, one thread, so that the seed decides) or, for fewer than 30 or more than
+    ``limit`` cells, the first two principal components.
+
+    Parameters
+    ----------
+    codes
+        ``n x d``.
+    seed
+        Of UMAP.
+    limit
+        Cells up to which UMAP is used.
+
+    Returns
+    -------
+    tuple
+        ``n x 2`` float32 and the words.
+
+    References
+    ----------
+    McInnes, Healy, Melville (2018), *UMAP*, arXiv:1802.03426. Start from principal components: Kobak and
+    Linderman (2021), doi:10.1038/s41587-020-00809-z.
+
+    Examples
+    --------
+    >>> xy, how = project_2d(np.eye(4), seed=0)
+    >>> xy.shape, how
+    ((4, 2), 'the first two principal components of the 4-dimensional codes')
+    """
+    codes = np.asarray(codes, dtype=np.float32)
+    n, d = codes.shape
+    if d == 2:
+        return codes.copy(), "the two dimensions of the code itself"
+    if 30 <= n <= limit and d > 2:
+        from umap import UMAP
+
+        reducer = UMAP(n_neighbors=15, min_dist=0.3, init="pca", random_state=seed, n_jobs=1)
+        with_what = f"umap-learn {_version('umap-learn')}, 15 neighbours, seed {seed}"
+        return np.asarray(
+            reducer.fit_transform(codes), dtype=np.float32
+        ), f"UMAP of the {d}-dimensional codes ({with_what})"
+    centred = codes - codes.mean(0, keepdims=True) if n else codes
+    axes = np.linalg.eigh(centred.T.astype(np.float64) @ centred)[1][:, ::-1][:, :2]
+    # The sign of an eigenvector is arbitrary: the largest loading is made positive.
+    axes = axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])])
+    flat = np.zeros((n, 2), dtype=np.float32)
+    flat[:, : axes.shape[1]] = centred @ axes
+    return flat, f"the first two principal components of the {d}-dimensional codes"
+
+
+def collect(
+    model: Any,
+    cells: Cells,
+    scores: Mapping[str, Any],
+    command: str | Sequence[str],
+    *,
+    title: str = "",
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Gather everything the page shows, as JSON values.
+
+    Parameters
+    ----------
+    model
+        A `chreode.FittedModel`.
+    cells
+        The cells as read, in the order of ``model.embedded``; observed values need their counts.
+    scores
+        Numbers by name, or by group and name.
+    command
+        What was typed.
+    title
+        Heading of the page; the source's name when empty.
+    seed
+        Of the map, and of the draw of cells when there are more than 50,000.
+
+    Raises
+    ------
+    InputError
+        When ``cells`` are not the cells of the model, or there are none.
+    """
+    embedded = model.embedded
+    _check(np.asarray(embedded.names), cells)
+    modality = "rna" if "rna" in cells.layout.modalities else next(iter(cells.layout.modalities))
+    found = sections.components_of(model, cells, modality=modality, seed=seed)
+    rows = np.arange(len(cells))
+    if len(rows) > SHOWN:
+        rows = np.sort(np.random.default_rng(seed).choice(len(rows), SHOWN, replace=False))
+    xy, method = project_2d(np.asarray(embedded.embedding)[rows], seed)
+    payload = _payload(embedded, cells, found, modality=modality, rows=rows, xy=xy)
+    context = {
+        "title": title or Path(cells.reading.source).name,
+        "read": sections.read_section(cells),
+        "recipe": sections.recipe_section(model, cells),
+        "training": sections.training_section(model.history),
+        "method": method,
+        "shown": len(rows),
+        "example": (payload["features"]["symbols"] or payload["features"]["names"])[0],
+        "components": sections.components_section(cells, found),
+        "graph": sections.graph_section(found, rows=rows, xy=xy),
+        "markers": sections.markers_section(found, kind=cells.layout.modalities[modality].kind),
+        "scores": sections.scores_section(scores),
+        "cite": model.cite(),
+        "command": command if isinstance(command, str) else shlex.join(command),
+        "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
+        "payload": payload,
+    }
+    return plain(context)
+
+
+def _check(names: np.ndarray, cells: Cells) -> None:
+    if len(cells) == 0:
+        msg = "Expected cells to report on; found none. Give a model with its cells (saved with cells=True)."
+        raise InputError(msg)
+    if len(names) != len(cells) or not np.array_equal(names.astype(str), np.asarray(cells.names).astype(str)):
+        msg = (
+            f"Expected the cells this model was fitted to ({len(names):,}, in the same order); found "
+            f"{len(cells):,} cells with other names or in another order. Pass the cells given to fit, or "
+            "model.embedded.cells."
+        )
+        raise InputError(msg)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _payload(
+    embedded: Any,
+    cells: Cells,
+    found: sections.Components,
+    *,
+    modality: str,
+    rows: np.ndarray,
+    xy: np.ndarray,
+) -> dict[str, Any]:
+    """What the page's script draws."""
+    described = cells.layout.modalities[modality]
+    features = choose_features(
+        found.markers,
+        found.means,
+        sizes=found.sizes,
+        measured=cells.measured.get(modality),
+        n_cells=len(rows),
+        n_features=described.n_features,
+    )
+    expected = np.asarray(embedded.expected(modality, features=[described.names[i] for i in features]))
+    columns = columns_of(
+        cells,
+        rows=rows,
+        components=found.of,
+        hints=found.hints,
+        probability=found.probability,
+        trained=np.asarray(embedded.trained, dtype=bool),
+    )
+    return {
+        "n": len(rows),
+        "xy": [_axis(values) for values in xy.T],
+        "names": pack_text(np.asarray(embedded.names)[rows].tolist()),
+        "columns": columns,
+        "features": feature_values(
+            cells, expected, modality=modality, features=features, rows=rows, means=found.means
+        ),
+        "colours": {
+            "categorical": CATEGORICAL,
+            "other": OTHER,
+            "unknown": UNKNOWN,
+            "light": SEQUENTIAL_LIGHT,
+            "dark": SEQUENTIAL_DARK,
+        },
+    }
+
+
+def _axis(values: np.ndarray) -> dict[str, Any]:
+    q, low, step = quantise(values, levels=65536)
+    return {"values": pack(q), "low": low, "step": step}
+
+
+def render(context: Mapping[str, Any]) -> str:
+    """Fill the page; every name and label is escaped, and no script but the page's own may run.
+
+    Parameters
+    ----------
+    context
+        From `collect`; the date of making is added when it is absent.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    folder = Path(__file__).parent
+    script = "\n".join((folder / name).read_text(encoding="utf-8") for name in ("map.js", "page.js"))
+    environment = Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    environment.filters["number"] = number
+    values = {"made": datetime.now(UTC).date().isoformat()} | dict(context)
+    return environment.get_template("page.html.j2").render(
+        values,
+        style=Markup((folder / "page.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        digest=b64encode(sha256(script.encode()).digest()).decode("ascii"),
+    )
+
+
+def write_report(
+    path: str | os.PathLike[str],
+    *,
+    model: Any,
+    cells: Cells,
+    scores: Mapping[str, Any],
+    command: str | Sequence[str],
+    title: str = "",
+) -> Path:
+    """Write the page about a fitted model: one file that needs no other, nor a network.
+
+    It is written beside and renamed, so that a page of before stays whole when anything fails.
+
+    Parameters
+    ----------
+    path
+        Of the page; its folder is made when absent.
+    model, cells, scores, command, title
+        As in `collect`.
+
+    Returns
+    -------
+    pathlib.Path
+        The path.
+
+    Raises
+    ------
+    InputError
+        When ``cells`` are not the cells of the model, or the path cannot be written.
+    """
+    text = render(collect(model, cells, scores, command, title=title))
+    with atomic_path(path) as beside:
+        beside.write_text(text, encoding="utf-8", newline="\n")
+    return Path(path)

@@ -1,0 +1,313 @@
+"""The sections of the page as plain values: what was read, the recipe, training, components, scores."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from chreode.csr import CSR
+from chreode.errors import InputError
+from chreode.report.components import component_by_level, components_graph, markers_of
+from chreode.report.draw import graph, line_charts, number
+from chreode.report.pack import plain
+from chreode.report.palette import colour_of
+from chreode.report.variables import PER
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from chreode.cells import Cells, Covariate
+
+__all__ = [
+    "Components",
+    "components_of",
+    "components_section",
+    "graph_section",
+    "label_first",
+    "markers_section",
+    "read_section",
+    "recipe_section",
+    "scores_section",
+    "training_section",
+]
+
+SCORES = {
+    "nats_per_molecule": ("held-out molecules", "nats per molecule; lower is better"),
+    "mean_profile": (
+        "held-out molecules, by the mean profile",
+        "nats per molecule, knowing nothing of the cell",
+    ),
+    "label_profile": ("held-out molecules, by the label's profile", "nats per molecule, knowing the label"),
+    "gain": ("gain over the mean profile", "nats per molecule; higher is better"),
+    "molecules": ("molecules scored", ""),
+    "leiden_clusters": ("Leiden clusters", "at resolution 1, on the codes"),
+    "components": ("components in use", "with a cell at least"),
+    "component_ari": ("components against label, ARI", "1 is perfect, 0 is chance"),
+    "component_nmi": ("components against label, NMI", "1 is perfect"),
+    "kmeans_ari": ("k-means against label, ARI", "on the codes, at the number of labels"),
+    "kmeans_nmi": ("k-means against label, NMI", "on the codes, at the number of labels"),
+    "leiden_ari": ("Leiden against label, ARI", "on the codes, at resolution 1"),
+    "leiden_nmi": ("Leiden against label, NMI", "on the codes, at resolution 1"),
+    "neighbour_accuracy": ("label told by neighbours", "share of cells; 1 is perfect"),
+    "label_lisi": ("label LISI", "labels in a neighbourhood; 1 is pure"),
+    "graph_connectivity": ("graph connectivity", "1: each label is one piece"),
+    "batch_mixing": ("batch mixing", "1 is perfect"),
+    "batch_silhouette": ("batch silhouette", "1 is perfect"),
+    "batch_accuracy": ("batch told from the code", "share of cells; chance is best"),
+    "batch_accuracy_chance": ("the same, by chance", ""),
+}
+ROLES = {"label": 0, "batch": 1, "covariate": 2}
+
+
+@dataclass(frozen=True)
+class Components:
+    """What is known of a mixture's components.
+
+    Parameters
+    ----------
+    absent
+        Why there are none; empty when there are.
+    of
+        Component of each cell, ``n``, or None.
+    probability
+        Probability of that component, ``n``, or None.
+    means
+        Expected proportions at the components' means, ``k x g``, or None.
+    sizes
+        Cells of each component, ``k``.
+    hints
+        Its commonest label with its share, ``k`` (empty strings without a label).
+    markers
+        From `components.markers_of`.
+    share
+        From `components.components_graph`, ``k x k``.
+    """
+
+    absent: str
+    of: np.ndarray | None
+    probability: np.ndarray | None
+    means: np.ndarray | None
+    sizes: np.ndarray
+    hints: tuple[str, ...]
+    markers: pd.DataFrame
+    share: np.ndarray
+
+
+def label_first(cells: Cells) -> list[Covariate]:
+    """The columns of the cells: label, batch, then the others."""
+    return sorted(cells.layout.covariates.values(), key=lambda c: ROLES[c.role])
+
+
+def read_section(cells: Cells) -> dict[str, Any]:
+    """What was read: a few large numbers, the choices made, and what there was to say."""
+    several = len(cells.layout.modalities) > 1
+    tiles = [{"value": number(len(cells)), "label": "cells"}]
+    for name, modality in cells.layout.modalities.items():
+        extra = f" ({name})" if several else ""
+        what = "genes" if name == "rna" else "features"
+        tiles.append({"value": number(modality.n_features), "label": what + extra})
+        measured = cells.measured.get(name)
+        if modality.kind == "counts" and len(cells):
+            median = round(float(np.median(cells.size[name].cpu().numpy())))
+            tiles.append({"value": number(median), "label": "molecules in the median cell" + extra})
+        if isinstance(measured, CSR) and len(cells):
+            zeros = 1 - int((measured.value != 0).sum()) / (len(cells) * modality.n_features)
+            tiles.append({"value": f"{100 * zeros:.1f} %", "label": "of the values are zero" + extra})
+    r = cells.reading
+    facts = [("source", r.source)]
+    for key, value in r.schema.items():
+        if value not in (None, "", [], ()):
+            facts.append(
+                (key, ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value))
+            )
+    extras = {
+        "features in the source": r.n_source_features,
+        "features missing": r.missing,
+        "features unknown": r.unknown,
+    }
+    facts += [(key, number(value)) for key, value in extras.items() if value]
+    for c in label_first(cells):
+        facts.append((f"{c.role} {c.column}", f"{len(c.levels)} levels" if c.categorical else "continuous"))
+    return {"tiles": tiles, "facts": facts, "messages": r.messages, "n_cells": len(cells)}
+
+
+def recipe_section(model: Any, cells: Cells) -> dict[str, Any]:
+    """Which recipe, with what arguments, and whether it saw the label."""
+    arguments = model.recipe.arguments
+    label = cells.layout.in_role("label")
+    supervised = bool(arguments.get("supervised"))
+    if label is None:
+        use = "No label was read: nothing here was taught or judged by one."
+    elif supervised:
+        use = (
+            f"Supervised: the label “{label.column}” took part in the training, "
+            "so that agreement with it proves nothing."
+        )
+    else:
+        use = (
+            f"Unsupervised: the label “{label.column}” took no part in the training; "
+            "it serves tables and scores only."
+        )
+    return {
+        "name": model.recipe.name,
+        "arguments": {key: json.dumps(plain(value), ensure_ascii=False) for key, value in arguments.items()},
+        "supervised": supervised,
+        "label": use,
+        "dims": int(np.asarray(model.embedded.embedding).shape[1]),
+    }
+
+
+def training_section(history: pd.DataFrame) -> dict[str, Any]:
+    """Epochs, seconds and one curve a term."""
+    timed = len(history) > 0 and "seconds" in history.columns
+    return {
+        "epochs": len(history),
+        "seconds": number(float(history["seconds"].max())) if timed else "",
+        "charts": line_charts(history) if len(history) else [],
+    }
+
+
+def components_of(model: Any, cells: Cells, *, modality: str, seed: int) -> Components:
+    """Gather what is known of the components; a recipe without a mixture says so in a sentence."""
+    embedded, described = model.embedded, cells.layout.modalities[modality]
+    try:
+        probabilities = np.asarray(embedded.probabilities())
+        means = np.asarray(model.component_means(modality), dtype=np.float64)
+    except InputError as error:
+        nothing = markers_of(np.zeros((0, 0)), np.zeros(0), names=())
+        return Components(str(error), None, None, None, np.zeros(0), (), nothing, np.zeros((0, 0)))
+    k = means.shape[0]
+    assigned = np.asarray(embedded.components(), dtype=np.int64)
+    sizes = np.bincount(assigned, minlength=k)
+    return Components(
+        absent="",
+        of=assigned,
+        probability=probabilities[np.arange(len(assigned)), assigned],
+        means=means,
+        sizes=sizes,
+        hints=_hints(cells, assigned, k=k),
+        markers=markers_of(means, sizes, names=described.symbols or described.names, kind=described.kind),
+        share=components_graph(np.asarray(embedded.embedding), assigned, n_components=k, seed=seed),
+    )
+
+
+def _hints(cells: Cells, assigned: np.ndarray, *, k: int) -> tuple[str, ...]:
+    label = cells.layout.in_role("label")
+    if label is None or not label.categorical:
+        return ("",) * k
+    codes = cells.covariates[label.column].cpu().numpy()
+    known = codes >= 0
+    table = component_by_level(assigned[known], codes[known], n_components=k, levels=label.levels).to_numpy()
+    return tuple(
+        f"{label.levels[row.argmax()]} {100 * row.max() / row.sum():.0f} %" if row.sum() else ""
+        for row in table
+    )
+
+
+def components_section(cells: Cells, found: Components) -> dict[str, Any]:
+    """Cells by component, and by component and level of each categorical column, the label first."""
+    if found.of is None:
+        return {"absent": found.absent, "tables": [], "sizes": [], "empty": 0}
+    alive = np.flatnonzero(found.sizes)
+    sizes = [
+        {"k": k, "total": found.sizes[k], "share": found.sizes[k] / len(found.of), "colour": colour_of(k)}
+        for k in map(int, alive)
+    ]
+    tables = []
+    for c in label_first(cells):
+        if not c.categorical:
+            continue
+        codes = cells.covariates[c.column].cpu().numpy()
+        table = component_by_level(found.of, codes, n_components=len(found.sizes), levels=c.levels)
+        counts = table.to_numpy()[alive]
+        # Levels in the order of the component that holds most of them make the table nearly diagonal.
+        order = (
+            np.argsort(counts.argmax(0), kind="stable") if c.role == "label" else np.arange(counts.shape[1])
+        )
+        counts, levels = counts[:, order], [str(table.columns[i]) for i in order]
+        shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        rows = [
+            size | {"counts": row, "shares": share.round(4)}
+            for size, row, share in zip(sizes, counts, shares, strict=True)
+        ]
+        tables.append({"column": c.column, "role": c.role, "levels": levels, "rows": rows})
+    return {"absent": "", "tables": tables, "sizes": sizes, "empty": int((found.sizes == 0).sum())}
+
+
+def graph_section(found: Components, *, rows: np.ndarray, xy: np.ndarray) -> dict[str, Any] | None:
+    """The graph of components, each at the median of its cells on the map."""
+    if found.of is None:
+        return None
+    here = found.of[rows]
+    places = np.zeros((len(found.sizes), 2))
+    for k in np.unique(here):
+        places[k] = np.median(xy[here == k], axis=0)
+    return graph(found.share, found.sizes, places, hints=found.hints)
+
+
+def markers_section(found: Components, *, kind: str) -> dict[str, Any]:
+    """Markers of each component, with the words for their columns."""
+    widest = float(found.markers["log2_fold_change"].max()) if len(found.markers) else 1.0
+    scale = PER if kind == "counts" else 1.0
+    cards = []
+    for k, table in found.markers.groupby("component"):
+        rows = [
+            {
+                "name": name,
+                "change": change,
+                "share": scale * share,
+                "rest": scale * rest,
+                "width": round(100 * change / widest, 1),
+            }
+            for name, change, share, rest in zip(
+                table["name"], table["log2_fold_change"], table["share"], table["share_rest"], strict=True
+            )
+        ]
+        k = int(k)  # pyright: ignore[reportArgumentType]
+        facts = {"k": k, "hint": found.hints[k], "colour": colour_of(k), "cells": found.sizes[k]}
+        cards.append(facts | {"rows": rows})
+    unit = {"counts": "per 10,000", "binary": "probability"}.get(kind, "value")
+    return {"cards": cards, "unit": unit, "effect": "difference" if kind == "continuous" else "log₂ fold"}
+
+
+def scores_section(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Tables of scores: a number is a row; a group of numbers a table; a group of groups a wide table."""
+    loose = {k: v for k, v in scores.items() if not isinstance(v, Mapping)}
+    groups = ([("", loose)] if loose else []) + [(k, v) for k, v in scores.items() if isinstance(v, Mapping)]
+    out = []
+    for name, group in groups:
+        if group and all(isinstance(v, Mapping) for v in group.values()):
+            columns = list(dict.fromkeys(str(c) for v in group.values() for c in v))
+            rows = [
+                {"name": _words(k), "meaning": "", "values": [_written(_by_text(v).get(c)) for c in columns]}
+                for k, v in group.items()
+            ]
+            columns = [_words(c) for c in columns]
+        else:
+            columns = ["value"]
+            rows = [
+                {"name": _words(k), "meaning": SCORES.get(str(k), ("", ""))[1], "values": [_written(v)]}
+                for k, v in group.items()
+            ]
+        out.append({"name": _words(name), "columns": columns, "rows": rows})
+    return out
+
+
+def _by_text(values: Mapping[Any, Any]) -> dict[str, Any]:
+    return {str(key): value for key, value in values.items()}
+
+
+def _words(key: Any) -> str:
+    return SCORES.get(str(key), (str(key).replace("_", " "), ""))[0]
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return ", ".join(_written(v) for v in value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{_words(k)} {_written(v)}" for k, v in value.items())
+    return number(value.item() if isinstance(value, np.generic) else value)

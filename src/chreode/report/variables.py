@@ -1,0 +1,248 @@
+"""What the map can be coloured by: columns of the cells, and features."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from chreode.csr import CSR
+from chreode.report.pack import fold, pack, pack_text, quantise
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+
+    from chreode.cells import Cells, Modality
+
+__all__ = ["PER", "choose_features", "columns_of", "feature_values"]
+
+PER = 1e4
+"""Shares and counts are shown per this many molecules."""
+
+UNMEASURED = 255
+PALETTE_LIMIT = 40
+BYTES = 5_000_000
+TABLE = 4_000_000
+
+
+def categorical_column(
+    title: str, codes: np.ndarray, *, levels: Sequence[str], role: str, hints: Sequence[str] = ()
+) -> dict[str, Any]:
+    """A column with levels, the rarest folded when there are more than colours."""
+    folded, names = fold(codes, levels, limit=PALETTE_LIMIT)
+    kept = list(hints) if len(names) == len(hints) else []
+    return {
+        "title": title,
+        "role": role,
+        "kind": "categorical",
+        "levels": names,
+        "hints": kept,
+        "codes": pack(folded),
+    }
+
+
+def continuous_column(title: str, values: np.ndarray, *, role: str, log: bool = False) -> dict[str, Any]:
+    """A column of numbers in 255 steps; level 255 says that the value is unknown."""
+    shown = np.log1p(values) if log else values
+    q, low, step = quantise(shown, levels=UNMEASURED)
+    q[~np.isfinite(np.asarray(values, dtype=np.float64))] = UNMEASURED
+    return {
+        "title": title,
+        "role": role,
+        "kind": "continuous",
+        "log": log,
+        "low": low,
+        "step": step,
+        "values": pack(q),
+    }
+
+
+def columns_of(
+    cells: Cells,
+    *,
+    rows: np.ndarray,
+    components: np.ndarray | None,
+    hints: Sequence[str],
+    probability: np.ndarray | None,
+    trained: np.ndarray,
+) -> list[dict[str, Any]]:
+    """Everything that describes a cell, but features.
+
+    Parameters
+    ----------
+    cells
+        As read.
+    rows
+        Cells on the map.
+    components
+        Component of each cell, or None.
+    hints
+        One remark a component (its commonest label); may be empty.
+    probability
+        Probability of each cell's component, or None.
+    trained
+        Whether the cell was trained on.
+    """
+    columns = []
+    if components is not None:
+        levels = [str(k) for k in range(max(len(hints), int(components.max(initial=0)) + 1))]
+        columns.append(
+            categorical_column("component", components[rows], levels=levels, role="model", hints=hints)
+        )
+    order = {"label": 0, "batch": 1, "covariate": 2}
+    for c in sorted(cells.layout.covariates.values(), key=lambda c: order[c.role]):
+        values = cells.covariates[c.column].cpu().numpy()[rows]
+        if c.categorical:
+            columns.append(categorical_column(c.column, values, levels=c.levels, role=c.role))
+        else:
+            columns.append(continuous_column(c.column, values * c.scale + c.location, role=c.role))
+    if probability is not None:
+        columns.append(continuous_column("probability of the component", probability[rows], role="model"))
+    for name, modality in cells.layout.modalities.items():
+        if modality.kind == "counts":
+            title = "molecules in the cell" + (f" ({name})" if len(cells.layout.modalities) > 1 else "")
+            columns.append(
+                continuous_column(title, cells.size[name].cpu().numpy()[rows], role="cell", log=True)
+            )
+    if not trained.all():
+        held = (~trained[rows]).astype(int)
+        split = categorical_column("trained or held out", held, levels=["trained", "held out"], role="model")
+        columns.append(split)
+    return columns
+
+
+def choose_features(
+    markers: pd.DataFrame,
+    means: np.ndarray | None,
+    *,
+    sizes: np.ndarray,
+    measured: Any,
+    n_cells: int,
+    n_features: int,
+) -> np.ndarray:
+    """Choose the features whose value in every cell is stored: markers, then those that vary most.
+
+    Best markers of all components come before second ones. Variation is the chi-square statistic of the
+    components' expected proportions, or the variance over the mean of the counts when there are no
+    components.
+
+    Parameters
+    ----------
+    markers
+        From `components.markers_of`.
+    means, sizes
+        Expected proportions ``k x g`` (or None) and cells of each component.
+    measured
+        What was measured, a `CSR` or anything else, which is then ignored.
+    n_cells, n_features
+        Cells on the map and features in all; between 40 and 400 features are chosen, so that a page
+        stays at a few megabytes.
+    """
+    room = min(n_features, int(np.clip(BYTES // max(n_cells, 1), 40, 400)))
+    first = (
+        markers.sort_values(["rank", "component"])["feature"].to_numpy(dtype=np.int64) if len(markers) else []
+    )
+    spread = np.zeros(n_features)
+    if means is not None and sizes.sum() > 0:
+        weight = sizes / sizes.sum()
+        overall = weight @ means
+        spread = weight @ (means - overall) ** 2 / (np.abs(overall) + 1e-9)
+    elif isinstance(measured, CSR):
+        mean = measured.sum_columns().double().numpy() / len(measured)
+        square = measured.with_value(measured.value**2).sum_columns().double().numpy() / len(measured)
+        spread = (square - mean**2) / (mean + 1e-9)
+    order = np.concatenate([np.asarray(first, dtype=np.int64), np.argsort(-spread, kind="stable")])
+    _, where = np.unique(order, return_index=True)
+    return order[np.sort(where)][:room]
+
+
+def feature_values(
+    cells: Cells,
+    expected: np.ndarray | None,
+    *,
+    modality: str,
+    features: np.ndarray,
+    rows: np.ndarray,
+    means: np.ndarray | None,
+) -> dict[str, Any]:
+    """Values of the chosen features in the cells of the map, and of all features in the components.
+
+    Parameters
+    ----------
+    cells
+        As read; observed values are left out when they hold no counts.
+    expected
+        What the model expects, ``n x len(features)``, or None.
+    modality
+        Which one.
+    features
+        Places of the chosen features.
+    rows
+        Cells on the map.
+    means
+        Expected proportions of all features at the components' means, ``k x g``, or None.
+    """
+    described = cells.layout.modalities[modality]
+    out: dict[str, Any] = {
+        "kind": described.kind,
+        "per": PER,
+        "names": [described.names[i] for i in features],
+        "symbols": [described.symbols[i] for i in features] if described.symbols else [],
+        "expected": [],
+        "observed": [],
+        "all": pack_text([_shown(described, i) for i in range(described.n_features)]),
+        "size": pack(cells.size[modality].cpu().numpy()[rows].astype(np.float32)),
+    }
+    counts = described.kind == "counts"
+    if expected is not None:
+        for j in range(len(features)):
+            values = expected[rows, j]
+            q, low, step = quantise(np.log1p(PER * values) if counts else values, levels=128)
+            out["expected"].append({"low": low, "step": step, "values": pack(q)})
+    if modality in cells.measured:
+        out["observed"] = _observed(cells[rows], modality=modality, features=features)
+    if means is not None and described.kind != "continuous" and means.size <= TABLE:
+        top = np.abs(means).max(0)
+        scaled = np.round(np.clip(means / np.where(top > 0, top, 1.0), 0, 1) * 255).astype(np.uint8)
+        out["component_top"] = pack(top.astype(np.float32))
+        out["component_share"] = pack(scaled.ravel())
+    return out
+
+
+def _shown(modality: Modality, i: int) -> str:
+    return modality.symbols[i] if modality.symbols and modality.symbols[i] else modality.names[i]
+
+
+def _observed(cells: Cells, *, modality: str, features: np.ndarray) -> list[dict[str, Any]]:
+    """Observed values, one feature at a time, in 255 steps; counts up to 254 are exact."""
+    measured: Any = cells.measured[modality]
+    mask = cells.mask(modality)
+    columns = _stored(measured, features, n=len(cells)) if isinstance(measured, CSR) else None
+    out = []
+    for place, j in enumerate(features):
+        if columns is not None:
+            q, low, step = columns[place]
+        else:
+            values = measured[:, int(j)].cpu().numpy()
+            q, low, step = quantise(values, levels=UNMEASURED)
+            q[~np.isfinite(values)] = UNMEASURED
+        if mask is not None:
+            q[~mask[:, int(j)].cpu().numpy()] = UNMEASURED
+        out.append({"low": low, "step": step, "values": pack(q)})
+    return out
+
+
+def _stored(measured: CSR, features: np.ndarray, *, n: int) -> list[tuple[np.ndarray, float, float]]:
+    """Columns of a sparse matrix, made dense one at a time."""
+    sparse = measured.scipy().tocsc()
+    out = []
+    for j in features:
+        here = slice(int(sparse.indptr[j]), int(sparse.indptr[j + 1]))
+        values: np.ndarray = np.asarray(sparse.data[here])
+        step = max(1.0, float(np.ceil(values.max(initial=0.0) / (UNMEASURED - 1))))
+        q = np.zeros(n, dtype=np.uint8)
+        q[sparse.indices[here]] = np.round(values / step)
+        out.append((q, 0.0, step))
+    return out
