@@ -1,1 +1,22 @@
+"""Likelihood heads: from a decoder's raw outputs to the distribution of what was measured.
 
+A head is called with the raw outputs (``n x outputs*g``), the cells' sizes and the mask of measured
+features, and returns a distribution with ``log_prob(CSR | dense)``, ``mean``, ``variance``,
+``proportions``, ``zero_probability`` and ``sample(generator)``. Its ``kinds`` name the data it holds.
+"""
+
+from torch import nn
+
+from chreode.likelihoods.binary import Bernoulli
+from chreode.likelihoods.continuous import Normal
+from chreode.likelihoods.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
+
+__all__ = ["Bernoulli", "NegativeBinomial", "Normal", "Poisson", "ZeroInflatedNegativeBinomial", "heads"]
+
+heads: dict[str, type[nn.Module]] = {
+    "nb": NegativeBinomial,
+    "poisson": Poisson,
+    "zinb": ZeroInflatedNegativeBinomial,
+    "bernoulli": Bernoulli,
+    "normal": Normal,
+}

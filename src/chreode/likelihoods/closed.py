@@ -1,0 +1,293 @@
+"""The count likelihoods in closed form: values and gradients, dense part and non-zeros."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.nn import functional as F
+
+from chreode.axes import Float, Tensor
+from chreode.likelihoods.sparse import NonZeros, blocks, masked, shares
+
+__all__ = ["rising", "score_negative_binomial", "score_poisson", "score_zero_inflated"]
+
+Scored = tuple[Tensor, list[Tensor | None]]
+
+
+def score_poisson(
+    entries: NonZeros,
+    mask: Tensor | None,
+    inputs: tuple[Tensor, ...],
+    wanted: tuple[bool, ...],
+    weight: Tensor | None,
+) -> Scored:
+    r"""Score of `Poisson`.
+
+    Its dense part is :math:`-s`, as proportions sum to one; to the logits :math:`x - \rho \sum x`.
+    """
+    raw, size = inputs
+    logits = masked(raw, mask)
+    share, log_total = shares(logits)
+    x = entries.value
+    log_mu = entries.pick(logits).add_(entries.of_rows(_log(size) - log_total))
+    value = entries.sum_rows(log_mu.mul_(x).sub_(torch.lgamma(x + 1))).sub_(size)
+    gradients: list[Tensor | None] = [None, None]
+    if any(wanted):
+        total = entries.sum_rows(x)
+        if wanted[0]:
+            gradients[0] = share.mul_(-total[:, None])
+            entries.add_to(share, x)
+        if wanted[1]:
+            gradients[1] = _by_size(total - size, size)
+    return value, gradients
+
+
+def score_negative_binomial(
+    entries: NonZeros,
+    mask: Tensor | None,
+    inputs: tuple[Tensor, ...],
+    wanted: tuple[bool, ...],
+    weight: Tensor | None,
+) -> Scored:
+    r"""Score of `NegativeBinomial`; with :math:`r = \mu/\theta`, its dense part is :math:`-\theta\log(1+r)`.
+
+    With :math:`e` the gradient to :math:`\log\mu`, that to the logits is :math:`e - \rho \sum e`.
+    """
+    raw, size, log_theta = inputs
+    logits = masked(raw, mask)
+    share, log_total = shares(logits)
+    theta = log_theta.exp()
+    at, pull, slope = _at_counts(entries, logits, _log(size) - log_total, theta, wanted)
+    value = entries.sum_rows(at)
+    if pull is None:
+        _dense_value(share, size, theta, value)
+        return value, [None, None, None]
+    by_log_mu = entries.sum_rows(pull)
+    by_theta = _dense_gradients(share, size, theta, value, by_log_mu, weight, wanted)
+    if wanted[0]:
+        entries.add_to(share, pull)
+    by_size = _by_size(by_log_mu, size) if wanted[1] else None
+    return value, [share if wanted[0] else None, by_size, _summed(entries, by_theta, slope, weight)]
+
+
+def score_zero_inflated(
+    entries: NonZeros,
+    mask: Tensor | None,
+    inputs: tuple[Tensor, ...],
+    wanted: tuple[bool, ...],
+    weight: Tensor | None,
+) -> Scored:
+    r"""Score of `ZeroInflatedNegativeBinomial`.
+
+    With :math:`a = -\theta\log(1+\mu/\theta)` and dropout logits :math:`d`, its dense part is
+    :math:`\mathrm{softplus}(a-d) - \mathrm{softplus}(-d)`. At the non-zeros stand the negative binomial's
+    part and :math:`-\mathrm{softplus}(d-a)`, which together with the dense part make
+    :math:`\log(1-\pi)` plus its log probability.
+    """
+    raw, size, log_theta = inputs
+    logits, dropout = (
+        masked(raw[:, : len(log_theta)], mask).contiguous(),
+        raw[:, len(log_theta) :].contiguous(),
+    )
+    share, log_total = shares(logits)
+    theta = log_theta.exp()
+    at, pull, slope = _at_counts(entries, logits, _log(size) - log_total, theta, wanted)
+    there = entries.of_columns(theta)
+    ratio = entries.pick(share).mul_(entries.of_rows(size)).div_(there)
+    log = ratio.log1p()
+    surplus = entries.pick(dropout).addcmul_(there, log)
+    # A stored zero is a zero like any other.
+    seen = (entries.value > 0).to(raw.dtype)
+    value = entries.sum_rows(at.sub_(F.softplus(surplus).mul_(seen)))
+    if pull is None:
+        _mixed_blocks((share, dropout), size, theta, value, None, weight)
+        return value, [None, None, None]
+    lost = torch.sigmoid(surplus).mul_(seen)
+    bend = ratio.div_(ratio + 1)
+    pull.sub_(bend.mul(lost).mul_(there))
+    if slope is not None:
+        slope.add_(bend.sub_(log).mul_(lost).mul_(there))
+    by_log_mu = entries.sum_rows(pull)
+    by_theta = _mixed_blocks((share, dropout), size, theta, value, by_log_mu, weight)
+    gradient = None
+    if wanted[0]:
+        entries.add_to(share, pull)
+        entries.add_to(dropout, lost.neg_())
+        gradient = torch.cat([share, dropout], 1)
+    by_size = _by_size(by_log_mu, size) if wanted[1] else None
+    return value, [gradient, by_size, _summed(entries, by_theta if wanted[2] else None, slope, weight)]
+
+
+def _log(size: Tensor) -> Tensor:
+    # A cell without counts has mean zero; its logarithm must not meet 0 * inf.
+    return size.clamp_min(torch.finfo(size.dtype).tiny).log()
+
+
+def _by_size(by_log_size: Tensor, size: Tensor) -> Tensor:
+    return by_log_size / size.clamp_min(torch.finfo(size.dtype).tiny)
+
+
+def _summed(
+    entries: NonZeros, dense: Tensor | None, slope: Tensor | None, weight: Tensor | None
+) -> Tensor | None:
+    if dense is None or slope is None:
+        return None
+    slope = slope if weight is None else slope.mul_(entries.of_rows(weight))
+    return dense.add_(entries.sum_columns(slope))
+
+
+def _at_counts(
+    entries: NonZeros, logits: Tensor, log_scale: Tensor, theta: Tensor, wanted: tuple[bool, ...]
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Value, gradient to log mu and gradient to log theta of the negative binomial's non-zeros.
+
+    The value is ``log [G(x+theta) / G(theta) x!] + x log [mu/(theta+mu)]``, with ``x log(theta+3)`` moved from
+    the first to the second so that no logarithm in it is large.
+    """
+    x = entries.value
+    log_mu = entries.pick(logits).add_(entries.of_rows(log_scale))
+    theta = entries.of_columns(theta)
+    total = log_mu.exp().add_(theta)
+    value, slope = rising(x, theta, slope=any(wanted) and wanted[2])
+    value.add_((theta + 3).div_(total).log_().add_(log_mu).mul_(x))
+    if not any(wanted):
+        return value, None, None
+    pull = theta.mul_(x).div_(total)
+    return value, pull, None if slope is None else slope.sub_(pull)
+
+
+def _dense_value(share: Tensor, size: Tensor, theta: Tensor, value: Tensor) -> None:
+    inverse = 1 / theta
+    for rows in blocks(*share.shape, share.device):
+        ratio = share[rows].mul_(inverse).mul_(size[rows, None])
+        value[rows] -= torch.mv(ratio.log1p_(), theta)
+
+
+def _dense_gradients(
+    share: Tensor,
+    size: Tensor,
+    theta: Tensor,
+    value: Tensor,
+    by_log_mu: Tensor,
+    weight: Tensor | None,
+    wanted: tuple[bool, ...],
+) -> Tensor | None:
+    """Add the dense part to ``value`` and ``by_log_mu``; turn ``share`` into its gradient to the logits."""
+    inverse = 1 / theta
+    by_theta = torch.zeros_like(theta)
+    weight = torch.ones_like(size) if weight is None else weight
+    for rows in blocks(*share.shape, share.device):
+        part = share[rows]
+        ratio = (part * inverse).mul_(size[rows, None])
+        log = torch.log1p(ratio)
+        value[rows] -= torch.mv(log, theta)
+        if wanted[2]:
+            by_theta.sub_(torch.mv(log.t(), weight[rows]))
+        # From here r/(1+r), in the memory of both.
+        bend = ratio.div_(torch.add(ratio, 1, out=log))
+        by_log_mu[rows] -= torch.mv(bend, theta)
+        if wanted[2]:
+            by_theta.add_(torch.mv(bend.t(), weight[rows]))
+        if wanted[0]:
+            part.mul_(by_log_mu[rows, None].neg()).addcmul_(bend, theta, value=-1)
+    return by_theta.mul_(theta) if wanted[2] else None
+
+
+def _mixed_blocks(
+    outputs: tuple[Tensor, Tensor],
+    size: Tensor,
+    theta: Tensor,
+    value: Tensor,
+    by_log_mu: Tensor | None,
+    weight: Tensor | None,
+) -> Tensor:
+    """The dense part of the zero-inflated score; turns ``outputs`` into gradients when ``by_log_mu`` is given."""
+    share, dropout = outputs
+    inverse = 1 / theta
+    by_theta = torch.zeros_like(theta)
+    weight = torch.ones_like(size) if weight is None else weight
+    for rows in blocks(*share.shape, share.device):
+        part, lack = share[rows], dropout[rows].neg()
+        ratio = (part * inverse).mul_(size[rows, None])
+        log = torch.log1p(ratio)
+        margin = torch.addcmul(lack, log, theta, value=-1)
+        # Subtracted entry by entry: the two sums are large and nearly equal.
+        value[rows] += F.softplus(margin).sub_(F.softplus(lack)).sum(1)
+        if by_log_mu is None:
+            continue
+        there = torch.sigmoid(margin)
+        torch.sub(torch.sigmoid(lack), there, out=dropout[rows])
+        bend = ratio.div_(torch.add(ratio, 1, out=margin))
+        by_theta.add_(torch.mv(torch.sub(bend, log, out=log).mul_(there).t(), weight[rows]))
+        bend.mul_(there)
+        by_log_mu[rows] -= torch.mv(bend, theta)
+        part.mul_(by_log_mu[rows, None].neg()).addcmul_(bend, theta, value=-1)
+    return by_theta.mul_(theta)
+
+
+def rising(
+    x: Float[Tensor, " nnz"], theta: Float[Tensor, " nnz"], *, slope: bool
+) -> tuple[Float[Tensor, " nnz"], Float[Tensor, " nnz"] | None]:
+    r"""The rising factorial of a negative binomial, without cancellation from theta = 1e-9 to 1e9.
+
+    .. math::
+        \log\frac{\Gamma(x+\theta)}{\Gamma(\theta)\,x!} - x\log(\theta+3), \qquad
+        \theta\,[\psi(x+\theta) - \psi(\theta)]
+
+    Both gamma functions are shifted by three, where Stirling's series has settled, and their difference is
+    taken term by term, so that one formula without branches holds for every :math:`\theta` and
+    :math:`x \ge 0`: with :math:`t = \theta + 3`, :math:`w = x + t` and :math:`c` the tail of the series,
+
+    .. math::
+        \log\frac{\Gamma(w)}{\Gamma(t)} = (w-\tfrac12)\log(1+x/t) + x\log t - x + c(w) - c(t).
+
+    Parameters
+    ----------
+    x
+        Counts.
+    theta
+        Inverse dispersion of each one's feature.
+    slope
+        Whether the second is wanted.
+
+    Examples
+    --------
+    >>> import torch
+    >>> value, slope = rising(torch.tensor([1.0, 2.0]), torch.tensor([1e-6, 1e6]), slope=True)
+    >>> slope
+    tensor([1.0000, 2.0000])
+    """
+    t = theta + 3
+    z = x + theta
+    w = x + t
+    log = torch.log1p(x / t)
+    # The factorial's own shift; -x of one series cancels with the other's.
+    v = x + 4
+    value = (w - 0.5).mul_(log).sub_((x + 3.5).mul_(v.log()))
+    value.add_(_tail(w)).sub_(_tail(t)).sub_(_tail(v)).add_(4 - 0.5 * math.log(2 * math.pi))
+    above = (x + 6).mul_(x).add_(11).mul_(x).add_(6)
+    below = (z + 3).mul_(z).add_(2).mul_(z)
+    # Divided first: the product of three thetas and three counts leaves float32.
+    product = above.div_(below).mul_(theta).mul_(theta + 1).mul_(theta + 2)
+    value.add_(product.log_())
+    if not slope:
+        return value, None
+    change = (_digamma_tail(w) - _digamma_tail(t)).add_(log).mul_(theta)
+    change.add_((t - 1).mul_(theta).mul_(3).add_(2).div_((theta + 1).mul_(theta + 2)))
+    change.sub_((z + 2).mul_(z).mul_(3).add_(2).mul_(theta).div_(below))
+    return value, change
+
+
+def _tail(z: Tensor) -> Tensor:
+    # 1/12z - 1/360z^3 + 1/1260z^5 - 1/1680z^7: for z >= 3 off by less than 5e-8.
+    i = z.reciprocal()
+    s = i * i
+    return (s / -1680).add_(1 / 1260).mul_(s).sub_(1 / 360).mul_(s).add_(1 / 12).mul_(i)
+
+
+def _digamma_tail(z: Tensor) -> Tensor:
+    i = z.reciprocal()
+    s = i * i
+    even = (s / -252).add_(1 / 120).mul_(s).sub_(1 / 12).mul_(s)
+    return even.sub_(i.mul_(0.5))

@@ -1,0 +1,191 @@
+"""The sparse-exact path: what all likelihood heads share.
+
+A log probability is a dense part, which needs no counts, plus a correction at the non-zeros. A head writes a
+`Score`: the value and its gradients in closed form, computed together. `log_prob` joins it to autograd.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from chreode.axes import Bool, Float, Int, Tensor
+from chreode.cells import CSR, Measured
+from chreode.errors import InputError
+
+__all__ = ["NonZeros", "Score", "blocks", "log_prob", "masked", "shares"]
+
+Score = Callable[[tuple[Tensor, ...], tuple[bool, ...], Tensor | None], tuple[Tensor, list[Tensor | None]]]
+"""``score(inputs, wanted, weight) -> (value, gradients)``.
+
+``inputs`` are the decoder's raw outputs (``n x m``), the sizes (``n``), then parameters of features (``g``
+each). ``value`` is the log probability of each cell; a gradient is None where it is not wanted. Gradients of
+the first two are those of each cell's own value; those of parameters are summed over cells with ``weight``
+(all ones when it is None).
+"""
+
+# Floats a block of rows may hold: 32 rows of 20,000 features. Larger ones leave the cache, smaller ones pay
+# for more calls.
+_BLOCK = 640_000
+
+
+class NonZeros:
+    """The entries a minibatch stores, with the places they have in a dense matrix.
+
+    Parameters
+    ----------
+    csr
+        The measured values.
+    dtype
+        Type of ``value``.
+    """
+
+    __slots__ = ("col", "crow", "flat", "row", "shape", "value")
+
+    row: Int[Tensor, " nnz"]
+    col: Int[Tensor, " nnz"]
+    flat: Int[Tensor, " nnz"]
+    value: Float[Tensor, " nnz"]
+
+    def __init__(self, csr: CSR, dtype: torch.dtype) -> None:
+        self.shape = csr.shape
+        self.crow, self.row, self.col = csr.crow, csr.row, csr.col.long()
+        self.flat = self.row * csr.width + self.col
+        self.value = csr.value.to(dtype)
+
+    @classmethod
+    def of(
+        cls, measured: Measured, *, mask: Bool[Tensor, "n g"] | None, like: Float[Tensor, "n g"]
+    ) -> NonZeros:
+        """From a `CSR` or a dense matrix, for outputs ``like``; entries of masked features are left out.
+
+        Raises
+        ------
+        InputError
+            When the shape is not that of the distribution.
+        """
+        if tuple(measured.shape) != tuple(like.shape):
+            msg = (
+                f"Expected values of {len(like)} cells by {like.shape[1]} features; found "
+                f"{measured.shape[0]} by {measured.shape[1]}. "
+                "Score the cells this distribution was decoded for."
+            )
+            raise InputError(msg)
+        csr = measured if isinstance(measured, CSR) else _sparse(measured)
+        if mask is not None:
+            csr = _within(csr, mask)
+        return cls(csr, like.dtype)
+
+    def pick(self, matrix: Float[Tensor, "n g"]) -> Float[Tensor, " nnz"]:
+        """A dense matrix at the non-zeros."""
+        return matrix.reshape(-1).index_select(0, self.flat)
+
+    def of_rows(self, vector: Float[Tensor, " n"]) -> Float[Tensor, " nnz"]:
+        """The value of each non-zero's cell."""
+        return vector.index_select(0, self.row)
+
+    def of_columns(self, vector: Float[Tensor, " g"]) -> Float[Tensor, " nnz"]:
+        """The value of each non-zero's feature."""
+        return vector.index_select(0, self.col)
+
+    def sum_rows(self, values: Float[Tensor, " nnz"]) -> Float[Tensor, " n"]:
+        """Sums over each cell's non-zeros."""
+        return torch.segment_reduce(values, "sum", offsets=self.crow, initial=0)
+
+    def sum_columns(self, values: Float[Tensor, " nnz"]) -> Float[Tensor, " g"]:
+        """Sums over each feature's non-zeros."""
+        return values.new_zeros(self.shape[1]).scatter_add_(0, self.col, values)
+
+    def add_to(self, matrix: Float[Tensor, "n g"], values: Float[Tensor, " nnz"]) -> None:
+        """Add at the non-zeros of a dense matrix, in place."""
+        matrix.view(-1).scatter_add_(0, self.flat, values)
+
+
+def _sparse(matrix: Float[Tensor, "n g"]) -> CSR:
+    row, col = matrix.nonzero(as_tuple=True)
+    crow = torch.zeros(len(matrix) + 1, dtype=torch.int64, device=matrix.device)
+    torch.cumsum(torch.count_nonzero(matrix, 1), 0, out=crow[1:])
+    return CSR(crow, col, matrix[row, col], matrix.shape[1])
+
+
+def _within(csr: CSR, mask: Bool[Tensor, "n g"]) -> CSR:
+    keep = mask.reshape(-1).index_select(0, csr.row * csr.width + csr.col.long())
+    if bool(keep.all()):
+        return csr
+    crow = torch.zeros_like(csr.crow)
+    torch.cumsum(torch.bincount(csr.row[keep], minlength=len(csr)), 0, out=crow[1:])
+    return CSR(crow, csr.col[keep], csr.value[keep], csr.width)
+
+
+def masked(logits: Float[Tensor, "n g"], mask: Bool[Tensor, "n g"] | None) -> Float[Tensor, "n g"]:
+    """Logits with those of masked features so low that a softmax gives them nothing.
+
+    They stay finite, so that a cell without a single measured feature gives no NaN.
+    """
+    if mask is None:
+        return logits
+    return torch.where(mask, logits, torch.finfo(logits.dtype).min / 4)
+
+
+def shares(logits: Float[Tensor, "n g"]) -> tuple[Float[Tensor, "n g"], Float[Tensor, " n"]]:
+    """The softmax and the logarithm of its denominator, with one exponential an entry.
+
+    The largest entry tells the denominator: ``log sum exp(l) = max l - log max softmax(l)``.
+    """
+    share = torch.softmax(logits, 1)
+    return share, logits.amax(1) - share.amax(1).log_()
+
+
+def blocks(n: int, width: int, device: torch.device) -> Iterator[slice]:
+    """Slices of rows that fit the cache; all rows at once where there is no such cache to fit."""
+    rows = max(n, 1) if device.type != "cpu" else max(1, _BLOCK // max(width, 1))
+    for start in range(0, n, rows):
+        yield slice(start, min(start + rows, n))
+
+
+def log_prob(score: Score, *inputs: Tensor) -> Float[Tensor, " n"]:
+    """The log probability of each cell, differentiable (once) in the raw outputs, sizes and parameters.
+
+    Gradients are computed together with the value, while blocks of rows are in the cache. Those of the
+    parameters are summed assuming that all cells weigh the same; where the incoming gradient says
+    otherwise they are computed again with its weights, so that they are exact in both cases.
+    """
+    if torch.is_grad_enabled() and any(i.requires_grad for i in inputs):
+        return _LogProb.apply(score, *inputs)  # pyright: ignore[reportReturnType]
+    return score(inputs, (False,) * len(inputs), None)[0]
+
+
+class _LogProb(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, score: Score, *inputs: Tensor) -> Tensor:  # noqa: ANN001
+        value, ctx.gradients = score(inputs, ctx.needs_input_grad[1:], None)
+        ctx.score = score
+        ctx.save_for_backward(*inputs)
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN001
+        alike = _alike(grad)
+        gradients, ctx.gradients = ctx.gradients, None
+        # A second backward pass finds the gradients used up: they are scaled in place below.
+        if gradients is None or not (alike or not any(ctx.needs_input_grad[3:])):
+            weight = None if alike else grad
+            gradients = ctx.score(ctx.saved_tensors, ctx.needs_input_grad[1:], weight)[1]
+        raw, size, *parameters = gradients
+        if raw is not None:
+            raw.mul_(grad[:, None])
+        if size is not None:
+            size.mul_(grad)
+        if alike and len(grad):
+            parameters = [p if p is None else p.mul_(grad[0]) for p in parameters]
+        return None, raw, size, *parameters
+
+
+def _alike(grad: Float[Tensor, " n"]) -> bool:
+    # Strides answer without waiting for a GPU; values are only looked at where that is free.
+    if len(grad) < 2 or grad.stride(0) == 0:
+        return True
+    return grad.device.type == "cpu" and bool((grad == grad[0]).all())
