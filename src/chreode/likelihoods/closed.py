@@ -86,10 +86,9 @@ def score_zero_inflated(
     :math:`\log(1-\pi)` plus its log probability.
     """
     raw, size, log_theta = inputs
-    logits, dropout = (
-        masked(raw[:, : len(log_theta)], mask).contiguous(),
-        raw[:, len(log_theta) :].contiguous(),
-    )
+    logits = masked(raw[:, : len(log_theta)], mask).contiguous()
+    # Cloned: it becomes its own gradient.
+    dropout = raw[:, len(log_theta) :].clone(memory_format=torch.contiguous_format)
     share, log_total = shares(logits)
     theta = log_theta.exp()
     at, pull, slope = _at_counts(entries, logits, _log(size) - log_total, theta, wanted)
@@ -142,8 +141,8 @@ def _at_counts(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Value, gradient to log mu and gradient to log theta of the negative binomial's non-zeros.
 
-    The value is ``log [G(x+theta) / G(theta) x!] + x log [mu/(theta+mu)]``, with ``x log(theta+3)`` moved from
-    the first to the second so that no logarithm in it is large.
+    The value is ``log [G(x+theta) / G(theta) x!] + x log [mu/(theta+mu)]``, with ``x log(theta+3)`` moved
+    from the first to the second so that no logarithm in it is large.
     """
     x = entries.value
     log_mu = entries.pick(logits).add_(entries.of_rows(log_scale))
@@ -159,7 +158,7 @@ def _at_counts(
 
 def _dense_value(share: Tensor, size: Tensor, theta: Tensor, value: Tensor) -> None:
     inverse = 1 / theta
-    for rows in blocks(*share.shape, share.device):
+    for rows in blocks(share):
         ratio = share[rows].mul_(inverse).mul_(size[rows, None])
         value[rows] -= torch.mv(ratio.log1p_(), theta)
 
@@ -177,7 +176,7 @@ def _dense_gradients(
     inverse = 1 / theta
     by_theta = torch.zeros_like(theta)
     weight = torch.ones_like(size) if weight is None else weight
-    for rows in blocks(*share.shape, share.device):
+    for rows in blocks(share):
         part = share[rows]
         ratio = (part * inverse).mul_(size[rows, None])
         log = torch.log1p(ratio)
@@ -202,12 +201,12 @@ def _mixed_blocks(
     by_log_mu: Tensor | None,
     weight: Tensor | None,
 ) -> Tensor:
-    """The dense part of the zero-inflated score; turns ``outputs`` into gradients when ``by_log_mu`` is given."""
+    """Add the dense part to ``value``; given ``by_log_mu``, turn ``outputs`` into their gradients."""
     share, dropout = outputs
     inverse = 1 / theta
     by_theta = torch.zeros_like(theta)
     weight = torch.ones_like(size) if weight is None else weight
-    for rows in blocks(*share.shape, share.device):
+    for rows in blocks(share):
         part, lack = share[rows], dropout[rows].neg()
         ratio = (part * inverse).mul_(size[rows, None])
         log = torch.log1p(ratio)

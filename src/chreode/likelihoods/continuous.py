@@ -143,16 +143,16 @@ def _score(
     wanted: tuple[bool, ...],
     weight: Tensor | None,
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """With residuals ``e = x - raw``: ``-e^2/2s^2 - log s - log(2 pi)/2``; to raw ``e/s^2``, to log s ``e^2/s^2 - 1``.
+    """Score of `Normal`: with residuals ``e = x - raw``, ``-e^2/2s^2 - log s - log(2 pi)/2``.
 
-    Residuals rather than ``x raw - raw^2/2``, which cancels where the fit is good.
+    To the outputs ``e/s^2``, to log s ``e^2/s^2 - 1``. Residuals rather than ``x raw - raw^2/2``, which cancels where the fit is good.
     """
     raw, size, log_scale = inputs
     if isinstance(values, NonZeros):
-        residual = raw.neg()
+        residual = raw.contiguous().neg()
         values.add_to(residual, values.value)
     else:
-        residual = values - raw
+        residual = (values - raw).contiguous()
     if mask is not None:
         residual.masked_fill_(~mask, 0)
     precision = (-2 * log_scale).exp()
@@ -160,7 +160,7 @@ def _score(
     constant = log_scale + 0.5 * math.log(2 * math.pi)
     value = -(constant.sum() if mask is None else mask.to(raw.dtype) @ constant).expand(len(raw)).clone()
     by_scale = torch.zeros_like(log_scale) if wanted[2] else None
-    for rows in blocks(*raw.shape, raw.device):
+    for rows in blocks(raw):
         square = residual[rows].square()
         value[rows] -= torch.mv(square, precision).mul_(0.5)
         if by_scale is not None:

@@ -356,5 +356,7 @@ def _log_zero(mean: Tensor, log_theta: Tensor) -> Tensor:
 
 def _draw(mean: Tensor, log_theta: Tensor, generator: torch.Generator) -> Tensor:
     theta = log_theta.detach().exp()
-    rate = torch._standard_gamma(theta.expand_as(mean).contiguous(), generator)
+    rate = torch._standard_gamma(  # pyright: ignore[reportPrivateImportUsage]
+        theta.expand_as(mean).contiguous(), generator
+    )
     return torch.poisson(rate.mul_(mean.detach() / theta), generator)

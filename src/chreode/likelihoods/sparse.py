@@ -138,9 +138,10 @@ def shares(logits: Float[Tensor, "n g"]) -> tuple[Float[Tensor, "n g"], Float[Te
     return share, logits.amax(1) - share.amax(1).log_()
 
 
-def blocks(n: int, width: int, device: torch.device) -> Iterator[slice]:
+def blocks(matrix: Float[Tensor, "n g"]) -> Iterator[slice]:
     """Slices of rows that fit the cache; all rows at once where there is no such cache to fit."""
-    rows = max(n, 1) if device.type != "cpu" else max(1, _BLOCK // max(width, 1))
+    n, width = matrix.shape
+    rows = max(n, 1) if matrix.device.type != "cpu" else max(1, _BLOCK // max(width, 1))
     for start in range(0, n, rows):
         yield slice(start, min(start + rows, n))
 
@@ -169,11 +170,15 @@ class _LogProb(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN001
         alike = _alike(grad)
+        wanted = ctx.needs_input_grad[1:]
+        weight = None if alike else grad
         gradients, ctx.gradients = ctx.gradients, None
         # A second backward pass finds the gradients used up: they are scaled in place below.
-        if gradients is None or not (alike or not any(ctx.needs_input_grad[3:])):
-            weight = None if alike else grad
-            gradients = ctx.score(ctx.saved_tensors, ctx.needs_input_grad[1:], weight)[1]
+        if gradients is None:
+            gradients = ctx.score(ctx.saved_tensors, wanted, weight)[1]
+        elif not alike and any(wanted[2:]):
+            again = ctx.score(ctx.saved_tensors, (False, False, *wanted[2:]), weight)[1]
+            gradients = [*gradients[:2], *again[2:]]
         raw, size, *parameters = gradients
         if raw is not None:
             raw.mul_(grad[:, None])
