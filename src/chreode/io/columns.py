@@ -154,7 +154,7 @@ def _numbers(column: pd.Series, name: str) -> np.ndarray:
 
     plain = column.astype(object).where(column.notna(), np.nan)
     try:
-        numbers = pd.to_numeric(plain).to_numpy(dtype=np.float64)
+        numbers = np.asarray(pd.to_numeric(plain), dtype=np.float64)
     except (ValueError, TypeError) as error:
         msg = f"Expected numbers in column {name!r}, which is continuous; found other values ({error})."
         raise InputError(msg) from error
@@ -176,7 +176,7 @@ def _level_text(column: pd.Series) -> np.ndarray:
     """Level names: 1, 1.0 and True read as text, the same from whatever type they come."""
     codes, uniques = _factorised(column)
     names = np.asarray([*(_name(level) for level in uniques), ""], dtype=object)
-    return names[codes]
+    return np.asarray(names[codes], dtype=object)
 
 
 def _factorised(column: pd.Series) -> tuple[np.ndarray, list[object]]:

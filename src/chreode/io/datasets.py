@@ -39,7 +39,7 @@ def pbmc68k() -> AnnData:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        bundled = sc.datasets.pbmc68k_reduced()
+        bundled: Any = sc.datasets.pbmc68k_reduced()
     raw: Any = bundled.raw.to_adata()
     counts = raw.X.tocsr().astype(np.float64)
     counts.data = np.expm1(counts.data)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Match", "match", "without_version"]
 
-VERSIONED = re.compile(r"(ENS[A-Z]{0,6}[EGTPR]\d{11})\.\d+")
+VERSIONED = re.compile(r"^(ENS[A-Z]{0,6}[EGTPR]\d{11})\.\d+$")
 
 
 class Match(NamedTuple):
@@ -82,10 +82,7 @@ def without_version(names: np.ndarray) -> np.ndarray:
     >>> without_version(np.asarray(["ENSG00000210082.2", "HLA.A", "ENSG00000182378.14_PAR_Y"])).tolist()
     ['ENSG00000210082', 'HLA.A', 'ENSG00000182378.14_PAR_Y']
     """
-    stripped = [VERSIONED.fullmatch(str(name)) for name in names]
-    return np.asarray(
-        [m.group(1) if m else name for m, name in zip(stripped, names, strict=True)], dtype=object
-    )
+    return np.asarray([VERSIONED.sub(r"\1", str(name)) for name in names], dtype=object)
 
 
 def _pairs(

@@ -179,14 +179,15 @@ class Matrix:
 def from_parts(shape: tuple[int, ...], kind: str, parts: tuple[Any, Any, Any], where: str) -> Matrix:
     """From the three arrays of a CSR (cells lie together) or CSC matrix, in memory or on disk."""
     data, indices, indptr = parts[0], parts[1], np.asarray(parts[2][:], dtype=np.int64)
+    stored = min(int(data.shape[0]), int(indices.shape[0]))
     _refuse_no_numbers(data.dtype, where)
     length = shape[0] if kind == "csr" else shape[1]
     whole = len(indptr) == length + 1 and indptr[0] == 0 and bool((np.diff(indptr) >= 0).all())
-    if not whole or indptr[-1] > min(len(data), len(indices)):
+    if not whole or indptr[-1] > stored:
         msg = (
             f"Expected {where} to have {length:,} rows of stored values one after the other; found index "
             "pointers "
-            f"that contradict this ({len(indptr):,} of them, {len(data):,} values). The matrix is damaged: "
+            f"that contradict this ({len(indptr):,} of them, {stored:,} values). The matrix is damaged: "
             "write "
             "or download the file again."
         )

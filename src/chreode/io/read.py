@@ -157,14 +157,11 @@ def _reuse(source: Source, schema: Schema, like: Fitted, room: Room) -> Cells:
             f"Expected a model of one modality called {MODALITY!r}; found {listing(like.layout.modalities)}."
         )
         raise InputError(msg)
+    asked = {"batch": schema.batch, "label": schema.label}
     schema, said = _inherited(schema, source, like)
     field = source.field(schema.counts)
     _refuse_names(source, field)
-    renamed = {"batch": schema.batch, "label": schema.label}
-    columns = []
-    for covariate in like.layout.covariates.values():
-        named = renamed.get(covariate.role)
-        columns.append(reuse(source, covariate, column=None if named == covariate.column else named))
+    columns = [reuse(source, c, column=asked.get(c.role)) for c in like.layout.covariates.values()]
     matched = match(field, modality)
     survey_ = survey(field, source, key=schema.counts or "X", values=schema.values)
     chosen = Chosen(
@@ -291,7 +288,7 @@ def _cells(
         said += _empty(source, size)
     if room.spilled:
         said.append(
-            f"{room.spilled / 1e9:.2f} GB of non-zeros exceed the memory set aside and were put on disk."
+            f"{room.spilled / 1e6:,.1f} MB of values exceed the memory set aside and were put on disk."
         )
     covariates = {column.covariate.column: column for column in columns}
     return Cells(

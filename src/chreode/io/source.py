@@ -201,8 +201,6 @@ def _anndata_source(adata: AnnData) -> Source:
         return lambda: Field(Matrix.of(adata.layers[name], where=f"layer {name!r}"), features)
 
     def main() -> Field:
-        if adata.isbacked and adata.is_view:
-            return Field(_backed_view(adata), features)
         return Field(Matrix.of(adata.X, where="X"), features)
 
     def raw() -> Field:
@@ -219,22 +217,6 @@ def _anndata_source(adata: AnnData) -> Source:
 def _has_main(adata: AnnData) -> bool:
     """Whether there is an X, without loading that of a file."""
     return adata.isbacked or adata.X is not None
-
-
-def _backed_view(adata: AnnData) -> Matrix:
-    """X of some rows of a file, without ever loading all of them."""
-    import scipy.sparse as sp
-
-    step = 4096
-    cuts = np.append(np.arange(0, adata.n_obs, step), adata.n_obs)
-
-    def part(start: int, stop: int) -> Any:
-        from chreode.io.matrix import Compressed
-
-        block = sp.csr_matrix(adata[start:stop].X)
-        return Compressed(block.data, block.indices, block.indptr)
-
-    return Matrix((adata.n_obs, adata.n_vars), order="rows", cuts=cuts, part=part)
 
 
 def _cells_source(cells: Cells) -> Source:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from chreode.errors import InputError
 
@@ -65,8 +65,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if not done:
-            for parent in made:
-                parent.rmdir()
+            with suppress(OSError):
+                for parent in made:
+                    parent.rmdir()
 
 
 def _make(folder: Path) -> list[Path]:
@@ -105,7 +106,29 @@ def write_h5ad(adata: AnnData, path: str | os.PathLike[str]) -> None:
         Where.
     """
     with atomic_path(path) as beside:
-        adata.copy().write_h5ad(beside, compression="gzip")
+        _shallow(adata).write_h5ad(beside, compression="gzip")
+
+
+def _shallow(adata: AnnData) -> AnnData:
+    """The same arrays in another AnnData: writing makes categories of the text columns it is given."""
+    import anndata
+
+    if adata.isbacked:
+        return adata.to_memory()
+    source: Any = adata
+    raw = source.raw
+    return anndata.AnnData(
+        source.X,
+        obs=source.obs.copy(),
+        var=source.var.copy(),
+        uns=dict(source.uns),
+        obsm=dict(source.obsm),
+        varm=dict(source.varm),
+        layers=dict(source.layers),
+        obsp=dict(source.obsp),
+        varp=dict(source.varp),
+        raw=None if raw is None else {"X": raw.X, "var": raw.var.copy(), "varm": dict(raw.varm)},
+    )
 
 
 def write_csv(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
