@@ -145,7 +145,8 @@ def _score(
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Score of `Normal`: with residuals ``e = x - raw``, ``-e^2/2s^2 - log s - log(2 pi)/2``.
 
-    To the outputs ``e/s^2``, to log s ``e^2/s^2 - 1``. Residuals rather than ``x raw - raw^2/2``, which cancels where the fit is good.
+    To the outputs ``e/s^2``, to log s ``e^2/s^2 - 1``. Residuals rather than ``x raw - raw^2/2``, which
+    cancels where the fit is good.
     """
     raw, size, log_scale = inputs
     if isinstance(values, NonZeros):
