@@ -70,9 +70,10 @@ def score(model: Any, cells: Cells, *, seed: int = 0) -> dict[str, float]:
     prediction = _Prediction(model.module, second, codes, modality)
     spent = [prediction.nats(rows) for rows in _slices(len(second))]
     nats_spent, number = (float(sum(part[i] for part in spent)) for i in (0, 1))
-    if described.kind != "counts" or not isinstance(second.measured[modality], CSR):
-        return {"nats_per_value": nats_spent / max(number, 1.0), "values": number, "cells": len(cells)}
-    test = second.measured[modality].scipy()[:, prediction.features]
+    measured = second.measured[modality]
+    if described.kind != "counts" or not isinstance(measured, CSR):
+        return {"nats_per_value": nats_spent / max(number, 1.0), "values": int(number), "cells": len(cells)}
+    test = measured.scipy()[:, prediction.features]
     by_profile = _profiles(model.embedded, second, test, prediction.features, modality)
     value = nats_spent / max(number, 1.0)
     found = {"nats_per_molecule": value, **by_profile}
@@ -82,7 +83,7 @@ def score(model: Any, cells: Cells, *, seed: int = 0) -> dict[str, float]:
     drawn = _Prediction(model.module, second[some], {k: z[some] for k, z in codes.items()}, modality)
     return {
         **found,
-        "molecules": number,
+        "molecules": int(number),
         "cells": len(cells),
         "zero_fraction_observed": zeros["observed"],
         "zero_fraction_expected": zeros["expected"],
@@ -157,17 +158,17 @@ def _sums(embedded: Any, modality: str, label: Any) -> sp.csr_matrix:
     group = np.full(n, levels) if label is None else embedded.cells.covariates[label.column].numpy().copy()
     group[group < 0] = levels
     sums = np.zeros((levels + 1, g))
-    measured = embedded.cells.measured.get(modality)
+    measured: Any = embedded.cells.measured.get(modality)
     size = embedded.cells.size[modality].numpy()
     counted = measured is not None
     for rows, expected in ((r, None) for r in _slices(n)) if counted else embedded.expected_chunks(modality):
         chosen = np.flatnonzero(embedded.trained[rows])
-        block = (
+        block: Any = (
             measured.take(torch.from_numpy(chosen + rows.start)).scipy()
-            if measured is not None
-            else sp.csr_matrix(expected[chosen] * size[rows][chosen, None])
+            if expected is None
+            else expected[chosen] * size[rows][chosen, None]
         )
         place = (group[rows][chosen], np.arange(len(chosen)))
-        member = sp.csr_matrix((np.ones(len(chosen)), place), shape=(levels + 1, len(chosen)))
-        sums += (member @ block).toarray()
+        member: Any = sp.csr_matrix((np.ones(len(chosen)), place), shape=(levels + 1, len(chosen)))
+        sums += member @ block
     return sp.csr_matrix(sums)

@@ -1,0 +1,273 @@
+"""The command line: what was typed, and how errors are told. The work is done in `chreode.commands`."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from chreode.errors import InputError
+
+__all__ = ["main"]
+
+# The usage errors' base class; typer brings its own copy of click or needs the package, by version.
+UsageError = typer.BadParameter.__mro__[1]  # of UsageError
+Work = Callable[[], object]
+
+app = typer.Typer(
+    name="chreode",
+    help="Latent-variable models of single cells: fit, project, sample, look.",
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Run = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a finished fit.")]
+Out = Annotated[Path, typer.Option(metavar="NEW.h5ad", help="The h5ad file to write.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Seed = Annotated[int, typer.Option(help="Of everything random.")]
+Counts = Annotated[
+    str | None, typer.Option(metavar="LAYER", help="Layer of the values, or raw; X by default.")
+]
+Batch = Annotated[str | None, typer.Option(metavar="KEY", help="Column of the experimental batch.")]
+Label = Annotated[str | None, typer.Option(metavar="KEY", help="Column of labels, for scores and tables.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from chreode import __version__
+
+        typer.echo(f"chreode {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _front(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Latent-variable models of single cells: fit, project, sample, look."""
+
+
+@app.command()
+def fit(
+    context: typer.Context,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="An h5ad or 10x .h5 file, a 10x folder, zarr.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for model, cells, report and scores.")],
+    recipe: Annotated[str, typer.Option(help="What to fit; see chreode recipes.")] = "scdgd",
+    counts: Counts = None,
+    batch: Batch = None,
+    label: Label = None,
+    covariate: Annotated[
+        list[str] | None, typer.Option(metavar="KEY", help="Column that conditions the decoder; repeatable.")
+    ] = None,
+    features: Annotated[
+        str | None, typer.Option(metavar="N|COLUMN", help="So many most variable ones, or a boolean column.")
+    ] = None,
+    values: Annotated[
+        str, typer.Option(metavar="KIND", help="What they are: counts, binary or continuous.")
+    ] = "counts",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Argument of the recipe; repeatable."),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the cells at most.")] = None,
+    seed: Seed = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    validation: Annotated[float, typer.Option(help="Share of cells that decide when to stop.")] = 0.1,
+    overwrite: Overwrite = False,
+    page: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html.")] = True,
+) -> Work:
+    """Fit a recipe to cells; given again after an interruption, go on where it stood."""
+    from chreode import fitting
+
+    number = features is not None and re.fullmatch(r"[+-]?\d+", features)
+    reading = {
+        "counts": counts,
+        "batch": batch,
+        "label": label,
+        "covariates": tuple(covariate or ()),
+        "features": int(features) if features is not None and number else features,
+        "values": values,
+    }
+    training = {"epochs": epochs, "seed": seed, "device": device, "validation": validation}
+    asked = fitting.Asked(file, recipe, tuple(settings or ()), reading, training)
+    return partial(fitting.fit, asked, out, overwrite=overwrite, page=page, command=context.obj)
+
+
+@app.command()
+def project(
+    run: Run,
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="New cells; features are matched by name.")],
+    out: Out,
+    refine: Annotated[
+        int | None, typer.Option(metavar="N", help="Steps at most; until converged by default.")
+    ] = None,
+    counts: Counts = None,
+    batch: Batch = None,
+    label: Label = None,
+    overwrite: Overwrite = False,
+) -> Work:
+    """Embed new cells; write a copy of their file with codes and components."""
+    from chreode import commands
+
+    reading = {"counts": counts, "batch": batch, "label": label}
+    return partial(commands.project, run, new, out, refine=refine, overwrite=overwrite, reading=reading)
+
+
+@app.command()
+def sample(
+    run: Run,
+    out: Out,
+    n: Annotated[int, typer.Option("-n", "--cells", help="How many cells.")] = 1000,
+    component: Annotated[int | None, typer.Option(metavar="K", help="From this one only, from 0.")] = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> Work:
+    """Draw cells from the model."""
+    from chreode import commands
+
+    return partial(commands.sample, run, out, n=n, component=component, seed=seed, overwrite=overwrite)
+
+
+@app.command()
+def report(
+    run: Run,
+    data: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The cells, if the file that was fitted is gone.")
+    ] = None,
+) -> Work:
+    """Write the report again."""
+    from chreode import commands
+
+    return partial(commands.report, run, data=data)
+
+
+@app.command()
+def export(
+    run: Run,
+    csv: Annotated[bool, typer.Option("--csv", help="As CSV: codes, components, probabilities.")] = False,
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where; DIR/csv by default.")] = None,
+    overwrite: Overwrite = False,
+) -> Work:
+    """Write codes, components and probabilities for other languages."""
+    if not csv:
+        msg = "Expected a format to export to; found none. Add --csv."
+        raise InputError(msg)
+    from chreode import commands
+
+    return partial(commands.export, run, out=out, overwrite=overwrite)
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show this one's arguments.")] = None,
+) -> Work:
+    """List the recipes with their citations, or the arguments of one."""
+    from chreode import commands
+
+    return partial(commands.recipes, name)
+
+
+@app.command()
+def demo(
+    context: typer.Context,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder for model, cells, report and scores.")
+    ] = Path("chreode-demo"),
+) -> Work:
+    """Fit 700 blood cells and print scores against their labels; works offline."""
+    from chreode import fitting
+
+    return partial(fitting.demo, out, command=context.obj)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments
+        What was typed after ``chreode``; of this process by default.
+
+    Returns
+    -------
+    The exit code: 0, 2 after an error that is told in a paragraph on standard error, 130 when interrupted.
+    """
+    typed = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        with warnings.catch_warnings():
+            # What there is to say is said in messages; libraries' warnings are for developers.
+            warnings.simplefilter("ignore")
+            command = typer.main.get_command(app)
+            work = command.main(typed, prog_name="chreode", standalone_mode=False, obj=["chreode", *typed])
+            if not callable(work):
+                return int(work or 0)
+            work()
+        return 0
+    except BrokenPipeError:
+        # Whoever reads our output has had enough; Python must not complain about that at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (Exception, KeyboardInterrupt) as error:
+        code, told = _tell(error, typed)
+        if not told:
+            raise
+        sys.stderr.write(f"{' '.join(told.split())}\n")
+        return code
+
+
+def _tell(error: BaseException, typed: Sequence[str]) -> tuple[int, str]:
+    """The exit code and a paragraph for an error that is the user's to mend; no words for a bug."""
+    if isinstance(error, InputError):
+        return 2, f"Error: {error}"
+    if isinstance(error, UsageError):
+        known = {command.name or "" for command in app.registered_commands}
+        known |= {command.callback.__name__ for command in app.registered_commands if command.callback}
+        of = f"chreode {typed[0]}" if typed[0] in known else "chreode"
+        return 2, f"Error: {error.format_message().rstrip()} See {of} --help."  # type: ignore[attr-defined]
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        return 130, "Interrupted."
+    from chreode.fitting import Stopped
+    from chreode.loop import NonFinite
+
+    if isinstance(error, Stopped):
+        return 130, str(error)
+    if isinstance(error, NonFinite):
+        return 2, f"Error: {error}"
+    return 2, _of_machine(error)
+
+
+def _of_machine(error: BaseException) -> str:
+    """A paragraph for an error of the machine: memory, disk, permissions."""
+    said = str(error)
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _MEMORY.search(said)):
+        return (
+            f"Error: Expected enough memory; found too little ({said or 'no details'}). Read fewer features "
+            "(--features 2000), or use a machine with more memory. The same command goes on where it stood."
+        )
+    if not isinstance(error, OSError):
+        return ""
+    if error.errno in _FULL or "No space left" in said:
+        return (
+            f"Error: Expected room on the disk; found none left ({said}). Free some and give the same "
+            "command again: it goes on where it stood."
+        )
+    if error.errno in _FORBIDDEN:
+        return (
+            f"Error: Expected to be allowed to read and write; found otherwise ({said}). Change permissions."
+        )
+    return ""
+
+
+_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}

@@ -1,0 +1,217 @@
+"""The commands that use a finished run; `chreode.cli` reads what was typed, and prints errors."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+import chreode.recipes  # noqa: F401  (registers chreode's own)
+from chreode.errors import InputError
+from chreode.fitted import load
+from chreode.folder import fresh_file, model_folder, new_folder
+from chreode.io.annotate import annotated_copy
+from chreode.io.read import read
+from chreode.io.write import write_csv
+from chreode.recipe import named, registry
+from chreode.references import references
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+
+__all__ = ["export", "project", "recipes", "report", "sample"]
+
+
+def project(
+    folder: Path, new: Path, out: Path, *, refine: int | None, overwrite: bool, reading: Mapping[str, Any]
+) -> None:
+    """Embed new cells with a run's model; write a copy of their file with codes and components.
+
+    Parameters
+    ----------
+    folder
+        Of a finished run.
+    new, out
+        The new cells, and the h5ad file to write.
+    refine
+        Steps at most; None until converged.
+    overwrite
+        Whether ``out`` may be there already.
+    reading
+        ``counts``, ``batch`` and ``label`` where they are called otherwise in ``new``.
+    """
+    if refine is not None and refine < 0:
+        msg = f"Expected --refine of at least 0; found {refine}. Leave it out to go on until codes converge."
+        raise InputError(msg)
+    model = load(model_folder(folder)[0])
+    with fresh_file(out, suffix=".h5ad", overwrite=overwrite) as beside:
+        cells = read(new, like=model, **reading)
+        print(f"Read {len(cells):,} cells from {new}.", *cells.reading.messages, sep="\n")
+        embedded = model.project(cells, refine=refine, progress=sys.stderr.isatty())
+        annotated_copy(new, beside, write=embedded.write)
+    print(f"Written to {out}.")
+
+
+def sample(folder: Path, out: Path, *, n: int, component: int | None, seed: int, overwrite: bool) -> None:
+    """Draw cells from a run's model.
+
+    Parameters
+    ----------
+    folder
+        Of a finished run.
+    out
+        The h5ad file to write.
+    n
+        How many cells.
+    component
+        Draw from this one only.
+    seed
+        Of the draws.
+    overwrite
+        Whether ``out`` may be there already.
+    """
+    for name, least, found in (("-n", 1, n), ("--seed", 0, seed)):
+        if not least <= found < 2**32:
+            msg = f"Expected {name} from {least} to 4,294,967,295; found {found}. Give another number."
+            raise InputError(msg)
+    model = load(model_folder(folder)[0])
+    if component is not None and not model.components:
+        msg = f"Expected a model with components; found {model.recipe.name} without. Leave --component out."
+        raise InputError(msg)
+    with fresh_file(out, suffix=".h5ad", overwrite=overwrite) as beside:
+        model.sample(n, component=component, seed=seed).write_h5ad(beside, compression="gzip")
+    print(f"Wrote {n:,} cells drawn from {model.recipe.name} to {out}.")
+
+
+def report(folder: Path, *, data: Path | None) -> None:
+    """Write a run's page again.
+
+    Parameters
+    ----------
+    folder
+        Of a finished run.
+    data
+        The cells with their counts; None takes the file that was fitted, or the run's own copy.
+    """
+    from chreode.report import write_report
+
+    where, facts = model_folder(folder)
+    if not facts:
+        msg = (
+            f"Expected the folder of a chreode fit at {folder}; found a model alone. Use report.write_report."
+        )
+        raise InputError(msg)
+    model = load(where)
+    cells = read(_counts_of(folder, facts, data), **model.reading.schema)
+    if dict(cells.layout.modalities) != dict(model.layout.modalities):
+        msg = (
+            f"Expected the cells that were fitted; found other features in {cells.reading.source}. "
+            f"Give the file that was fitted ({facts['call']['file']}) with --data."
+        )
+        raise InputError(msg)
+    try:
+        scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        msg = (
+            f"Expected scores in {folder / 'scores.json'}; found that they cannot be read ({error}). "
+            "Fit again with --overwrite."
+        )
+        raise InputError(msg) from None
+    title = Path(facts["call"]["file"]).name
+    out = write_report(
+        folder / "report.html", model=model, cells=cells, scores=scores, command=facts["command"], title=title
+    )
+    print(f"Written to {out}.")
+
+
+def _counts_of(folder: Path, facts: Mapping[str, Any], data: Path | None) -> Path:
+    """The file given, the one that was fitted, or the annotated copy of it."""
+    if data is not None:
+        return data
+    places = [Path(facts["call"]["file"]), folder / "cells.h5ad"]
+    for place in places:
+        if place.exists():
+            return place
+    msg = f"Expected the cells that were fitted at {places[0]}; found nothing. Name them with --data FILE."
+    raise InputError(msg)
+
+
+def export(folder: Path, *, out: Path | None, overwrite: bool) -> None:
+    """Write codes, components and probabilities of the fitted cells as CSV.
+
+    Parameters
+    ----------
+    folder
+        Of a finished run.
+    out
+        Where; None is ``csv`` in the folder.
+    overwrite
+        Whether tables that are there may be replaced.
+    """
+    import pandas as pd
+
+    where, _ = model_folder(folder)
+    model = load(where)
+    embedded, out = model.embedded, out or folder / "csv"
+    index = pd.Index(embedded.names, name="cell")
+
+    def wide(values: np.ndarray, prefix: str) -> pd.DataFrame:
+        columns = pd.Index([f"{prefix}_{i}" for i in range(values.shape[1])])
+        return pd.DataFrame(values, index=index, columns=columns)
+
+    tables = {
+        "codes" if name == model.code else f"codes_{name}": wide(values, name)
+        for name, values in embedded.embeddings.items()
+    }
+    if model.components:
+        both = {"component": embedded.components(), "trained": embedded.trained}
+        tables["components"] = pd.DataFrame(both, index=index)
+        tables["probabilities"] = wide(embedded.probabilities(), "component")
+    there = [name for name in tables if (out / f"{name}.csv").exists()]
+    if there and not overwrite:
+        msg = f"Expected a new folder; found {there[0]}.csv in {out}. Add --overwrite to replace the tables."
+        raise InputError(msg)
+    with new_folder(out):
+        for name, table in tables.items():
+            write_csv(table, out / f"{name}.csv")
+    print(f"Wrote {', '.join(f'{name}.csv' for name in tables)} to {out}.")
+    if not model.components:
+        print(f"{model.recipe.name} has no components: there are neither components nor probabilities.")
+
+
+def recipes(name: str | None) -> None:
+    """Print the recipes, or the arguments of one."""
+    if name is not None:
+        definition = named(name).definition
+        table = Table("argument", "default", title=f"chreode fit FILE --recipe {name} --set argument=value")
+        for argument, value in definition.defaults.items():
+            table.add_row(argument, "chosen by the data" if value is None else json.dumps(value))
+        Console().print(table)
+        return
+    table = Table("recipe", "what it is", "cite", title="Recipes")
+    for known in sorted(registry):
+        definition = registry[known]
+        table.add_row(known, definition.summary, "; ".join(_citation(key) for key in definition.cite))
+    Console().print(table)
+
+
+def _citation(key: str) -> str:
+    """Author, year, journal and DOI of a reference, from its BibTeX."""
+    found = {}
+    for line in references[key].splitlines():
+        name, equals, value = line.partition(" = ")
+        if equals:
+            found[name.strip()] = value.strip().rstrip(",").strip("{}")
+    authors = [author.split(",")[0] for author in found.get("author", "").split(" and ") if author]
+    many = " et al." if len(authors) > 2 else ""
+    who = " and ".join(authors[:2]) if not many else authors[0]
+    parts = [f"{who}{many} {found.get('year', '')}".strip(), found.get("journal", "")]
+    if "doi" in found:
+        parts.append(f"doi:{found['doi']}")
+    return ", ".join(part for part in parts if part)

@@ -1,0 +1,117 @@
+"""A copy of what was read with more written into it, without loading its matrices."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from chreode.io.source import Table, open_source
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+
+    import pandas as pd
+    from anndata import AnnData
+
+__all__ = ["annotated_copy"]
+
+
+def annotated_copy(
+    source: str | os.PathLike[str] | AnnData,
+    path: str | os.PathLike[str],
+    *,
+    write: Callable[[AnnData], None],
+) -> None:
+    """Write a source as h5ad with what ``write`` adds to ``obs``, ``obsm`` and ``uns``.
+
+    An h5ad file is copied byte by byte and amended, so that its matrices are never loaded and whatever else
+    it holds stays as it is. Sources of other kinds are loaded and written.
+
+    Parameters
+    ----------
+    source
+        An AnnData, which is not changed, or anything else that `chreode.read` takes.
+    path
+        Of the new h5ad file; pass a path of `chreode.io.write.atomic_path`.
+    write
+        ``write(adata)`` adds columns to ``obs`` and entries to ``obsm`` and ``uns``. What it is given may
+        have cells and nothing else.
+    """
+    if isinstance(source, str) or hasattr(source, "__fspath__"):
+        place = Path(source).expanduser()  # pyright: ignore[reportArgumentType]
+        if _amendable(place):
+            shutil.copyfile(place, path)
+            _amend(path, write)
+            return
+        adata = _load(place)
+    else:
+        adata = source.copy()  # pyright: ignore[reportAttributeAccessIssue]
+    write(adata)
+    adata.write_h5ad(path, compression="gzip")
+
+
+def _amendable(path: Path) -> bool:
+    """Whether a path is an h5ad file of the present format."""
+    import h5py
+
+    if not path.is_file() or not h5py.is_hdf5(path):
+        return False
+    with h5py.File(path, "r") as file:
+        modern = dict(file["obs"].attrs) if "obs" in file else {}
+        return modern.get("encoding-version") == "0.2.0" and "_index" in modern and "var" in file
+
+
+def _amend(path: str | os.PathLike[str], write: Callable[[AnnData], None]) -> None:
+    import anndata as ad
+    import h5py
+    import pandas as pd
+    from anndata.io import write_elem
+
+    path = Path(path)
+    path.chmod(0o644)  # the copy of a file that may not be written to
+    with open_source(path) as opened:
+        cells = ad.AnnData(obs=pd.DataFrame(index=pd.Index(opened.cells.names.astype(str))))
+    write(cells)
+    options = {"compression": "gzip"}
+    with h5py.File(path, "r+") as file:
+        table: Any = file["obs"]
+        order = [name for name in table.attrs["column-order"] if name not in cells.obs.columns]
+        for name, column in cells.obs.items():
+            values = column.to_numpy() if isinstance(column.dtype, np.dtype) else column.array
+            write_elem(table, str(name), values, dataset_kwargs=options)
+        added = np.asarray([*order, *cells.obs.columns], dtype=object)
+        table.attrs.create("column-order", added, dtype=h5py.string_dtype())
+        for field in ("obsm", "uns"):
+            if field not in file:
+                write_elem(file, field, {})
+            for name, value in getattr(cells, field).items():
+                write_elem(file, f"{field}/{name}", value, dataset_kwargs=options if field == "obsm" else {})
+
+
+def _load(path: Path) -> AnnData:
+    """A source of another kind: zarr, an h5ad file of an old format, or a 10x matrix."""
+    import anndata as ad
+    import scipy.sparse as sp
+
+    if path.is_dir() and any((path / name).exists() for name in (".zgroup", "zarr.json", ".zattrs")):
+        return ad.io.read_zarr(path)
+    with open_source(path) as opened:
+        legacy = "X" not in opened.fields or len(opened.cells.columns) > 0
+        if not legacy:
+            field = opened.field(None)
+            blocks = list(field.matrix.blocks())
+            row, col, value = (np.concatenate([block[i] for block in blocks]) for i in range(3))
+            matrix = sp.csr_matrix((value.astype(np.float32), (row, col)), shape=field.matrix.shape)
+            return ad.AnnData(matrix, obs=_frame(opened.cells), var=_frame(field.features))
+    return ad.io.read_h5ad(path)
+
+
+def _frame(table: Table) -> pd.DataFrame:
+    import pandas as pd
+
+    columns = {name: table.column(name).to_numpy() for name in table.columns}
+    return pd.DataFrame(columns, index=pd.Index(table.names.astype(str)))
