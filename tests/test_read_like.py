@@ -120,7 +120,7 @@ def test_nothing_shared_is_refused_with_a_hint():
     human = atlas()
     human.var_names = [s.upper() + str(j) for j, s in enumerate(SYMBOLS)]
     del human.var["gene_symbols"]
-    with pytest.raises(InputError, match="8 names agree .* another species"):
+    with pytest.raises(InputError, match=r"8 names agree .* another species"):
         read(other, like=read(human))
 
 
@@ -147,7 +147,7 @@ def test_columns_may_have_another_name_here():
     adata.obs = adata.obs.rename(columns={"donor": "patient"})
     cells = read(adata, like=model, batch="patient")
     assert cells.level_names("donor").tolist() == adata.obs["patient"].tolist()
-    with pytest.raises(InputError, match="Did you mean 'patient'"):
+    with pytest.raises(InputError, match=r"Did you mean 'patient'"):
         read(adata, like=model, batch="patients")
     plain = read(adata)
     assert said(read(adata, like=plain, batch="patient"), "The model knows no batch")
@@ -168,12 +168,12 @@ def test_layers_and_values_follow_the_model():
     adata.X = np.log1p(adata.X)
     np.testing.assert_array_equal(dense(read(adata, like=model)), adata.layers["umi"].toarray())
     adata.layers["other"] = adata.layers.pop("umi")
-    with pytest.raises(InputError, match="Expected a layer 'umi' .*found 'X', 'other'"):
+    with pytest.raises(InputError, match=r"Expected a layer 'umi' .*found 'X', 'other'"):
         read(adata, like=model)
     np.testing.assert_array_equal(
         dense(read(adata, like=model, counts="other")), adata.layers["other"].toarray()
     )
-    with pytest.raises(InputError, match="found 'continuous'. Leave values out"):
+    with pytest.raises(InputError, match=r"found 'continuous'. Leave values out"):
         read(adata, like=model, counts="other", values="continuous")
     for given in ({"features": 3}, {"covariates": ["age"]}):
         with pytest.raises(InputError, match="Leave covariates and features out"):

@@ -25,22 +25,30 @@ def names(folder) -> list[str]:
     return sorted(p.name for p in folder.iterdir())
 
 
-def test_a_failure_leaves_nothing(tmp_path):
-    for write in (lambda p: p.write_text("half"), lambda p: (p.mkdir(), (p / "a").write_text("half"))):
-        with (
-            pytest.raises(RuntimeError, match="broken"),
-            atomic_path(tmp_path / "new" / "deep" / "out") as beside,
-        ):
-            write(beside)
-            raise RuntimeError("broken")
-        assert names(tmp_path) == []
+def fail(path, write, error: type[BaseException]) -> None:
+    with atomic_path(path) as beside:
+        write(beside)
+        raise error
+
+
+def folder_with_a_file(path) -> None:
+    path.mkdir()
+    (path / "a").write_text("half")
+
+
+@pytest.mark.parametrize(
+    "write", [lambda path: path.write_text("half"), folder_with_a_file, lambda path: None]
+)
+def test_a_failure_leaves_nothing(tmp_path, write):
+    with pytest.raises(RuntimeError):
+        fail(tmp_path / "new" / "deep" / "out", write, RuntimeError)
+    assert names(tmp_path) == []
 
 
 def test_a_failure_keeps_what_was_there(tmp_path):
     (tmp_path / "out").write_text("old")
-    with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path / "out") as beside:
-        beside.write_text("half")
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        fail(tmp_path / "out", lambda path: path.write_text("half"), KeyboardInterrupt)
     assert (tmp_path / "out").read_text() == "old"
     assert names(tmp_path) == ["out"]
 
@@ -109,7 +117,7 @@ def test_h5ad_comes_back_and_memory_stays(tmp_path, part):
 def test_an_unwritable_h5ad_leaves_nothing(tmp_path):
     adata = example()
     adata.uns["odd"] = object()
-    with pytest.raises(Exception, match="odd|object"):
+    with pytest.raises(Exception, match=r"odd|object"):
         write_h5ad(adata, tmp_path / "a.h5ad")
     assert names(tmp_path) == []
 

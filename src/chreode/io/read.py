@@ -61,7 +61,8 @@ def read(
     source
         An AnnData, the path of an h5ad file, of a 10x ``.h5`` file (Cell Ranger 2 or 3), of a 10x folder
         (``matrix.mtx``, ``features.tsv`` or ``genes.tsv``, ``barcodes.tsv``, gzipped or not) or of a zarr
-        store; or `Cells` that were read before.
+        store; or `Cells` that were read before. (A view of a backed AnnData is loaded; give its file to
+        have it read in blocks.)
     counts
         Layer that holds the values, ``"raw"`` for ``adata.raw``; ``X`` by default.
     batch
