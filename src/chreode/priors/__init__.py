@@ -1,1 +1,29 @@
+"""How codes are distributed before anything is measured."""
 
+from chreode.priors.gaussians import MixtureDensity
+from chreode.priors.labelled import LabelledDensity, LabelledMixture
+from chreode.priors.mixture import Mixture
+from chreode.priors.normal import Flat, FlatDensity, NormalDensity, StandardNormal
+from chreode.priors.placement import count_communities
+from chreode.priors.softball import Softball
+
+__all__ = [
+    "PRIORS",
+    "Flat",
+    "FlatDensity",
+    "LabelledDensity",
+    "LabelledMixture",
+    "Mixture",
+    "MixtureDensity",
+    "NormalDensity",
+    "Softball",
+    "StandardNormal",
+    "count_communities",
+]
+
+PRIORS = {
+    "labelled": LabelledMixture,
+    "mixture": Mixture,
+    "normal": StandardNormal,
+    "softball": Softball,
+}

@@ -1,0 +1,136 @@
+"""The standard normal prior."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from chreode.axes import Float, Tensor
+
+if TYPE_CHECKING:
+    from chreode.cells import Cells
+
+__all__ = ["Flat", "FlatDensity", "NormalDensity", "StandardNormal"]
+
+
+class NormalDensity:
+    """The standard normal density over codes.
+
+    .. math:: \\log p(z) = -\\tfrac12 \\lVert z \\rVert^2 - \\tfrac d2 \\log 2\\pi
+
+    Parameters
+    ----------
+    dim
+        Dimensions of a code ``d``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> round(NormalDensity(2).log_prob(torch.zeros(1, 2)).item(), 4)
+    -1.8379
+    """
+
+    __slots__ = ("dim",)
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+
+    def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """Log density of each code, in nats."""
+        return -0.5 * z.square().sum(1) - 0.5 * self.dim * math.log(2 * math.pi)
+
+    def sample(self, n: int, generator: torch.Generator) -> Float[Tensor, "n d"]:
+        """Draw codes, on the device of the generator."""
+        return torch.randn(n, self.dim, generator=generator, device=generator.device)
+
+
+class StandardNormal(nn.Module):
+    """A prior without parameters: every code is standard normal.
+
+    Parameters
+    ----------
+    dim
+        Dimensions of a code ``d``.
+
+    Examples
+    --------
+    >>> prior = StandardNormal(20)
+    >>> prior.log_hyper().item()
+    0.0
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, cells: Cells | None = None, given: Any = None) -> NormalDensity:
+        """The density of the codes of ``cells``, the same for all of them."""
+        return NormalDensity(self.dim)
+
+    def log_hyper(self) -> Float[Tensor, ""]:
+        """Zero: there are no parameters."""
+        return torch.zeros(())
+
+    count = 0  # it has no components
+
+    def mixture(self) -> NormalDensity:
+        """The density of the codes of any cell."""
+        return NormalDensity(self.dim)
+
+    def modes(self) -> Float[Tensor, "1 d"]:
+        """Where the density is greatest."""
+        return torch.zeros(1, self.dim)
+
+
+class FlatDensity:
+    """No prior: every code is as good as any other (improper; its log density is zero everywhere)."""
+
+    def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """Zero for each code."""
+        return z.new_zeros(len(z))
+
+    def sample(self, n: int, generator: torch.Generator) -> Float[Tensor, "n d"]:
+        """Refuse: there is nothing to draw from.
+
+        Raises
+        ------
+        ValueError
+            Always.
+        """
+        msg = "Expected a prior to draw codes from; found none. Use a recipe with a prior, such as dgd."
+        raise ValueError(msg)
+
+
+class Flat(nn.Module):
+    """The absence of a prior, for deterministic decoders.
+
+    Parameters
+    ----------
+    dim
+        Dimensions of a code ``d``.
+    """
+
+    count = 0  # it has no components
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, cells: Cells | None = None, given: Any = None) -> FlatDensity:
+        """The same for all cells."""
+        return FlatDensity()
+
+    def mixture(self) -> FlatDensity:
+        """The density of the codes of any cell."""
+        return FlatDensity()
+
+    def log_hyper(self) -> Float[Tensor, ""]:
+        """Zero: there are no parameters."""
+        return torch.zeros(())
+
+    def modes(self) -> Float[Tensor, "1 d"]:
+        """Zero, the code of the mean profile."""
+        return torch.zeros(1, self.dim)
