@@ -18,10 +18,10 @@ import torch
 
 from chreode.cells import CSR
 from chreode.errors import InputError
-from chreode.io import datasets, read
+from chreode.io import datasets
 from chreode.io.features import deviance, most_variable
 from chreode.io.matrix import Matrix
-from chreode.io.read import _read
+from chreode.io.read import _read, read
 from chreode.io.schema import Schema
 
 

@@ -13,7 +13,7 @@ import torch
 
 from chreode.cells import CSR, Cells, Layout
 from chreode.errors import InputError
-from chreode.io import read
+from chreode.io.read import read
 
 IDS = [f"ENSG{j:011d}" for j in range(8)]
 SYMBOLS = ["TP53", "CD3E", "CD3D", "MS4A1", "LYZ", "NKG7", "DUP", "DUP"]

@@ -13,7 +13,7 @@ import pytest
 import scipy.sparse as sp
 
 from chreode.errors import InputError
-from chreode.io import read
+from chreode.io.read import read
 
 
 def good(n: int = 12, g: int = 6) -> ad.AnnData:

@@ -9,7 +9,8 @@ import pytest
 import scipy.sparse as sp
 
 from chreode.errors import InputError
-from chreode.io import atomic_path, read, write_csv, write_h5ad
+from chreode.io import atomic_path, write_csv, write_h5ad
+from chreode.io.read import read
 
 
 def example() -> ad.AnnData:
