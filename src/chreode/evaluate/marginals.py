@@ -275,10 +275,10 @@ def _correlations(columns: Counts) -> np.ndarray:
     mean, variance, _ = _moments(columns)
     products = (columns.T @ columns) @ np.eye(columns.shape[1])
     covariance = (products - n * np.outer(mean, mean)) / (n - 1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        matrix = covariance / np.sqrt(np.outer(variance, variance))
-    upper = matrix[np.triu_indices(len(mean), 1)]
-    return np.where(np.isfinite(upper), upper, np.nan)
+    # Rounding leaves a column of one value with a variance of about 1e-32 of its square.
+    spread = np.sqrt(np.where(variance > 1e-20 * mean**2, variance, np.nan))
+    matrix = covariance / np.outer(spread, spread)
+    return np.clip(matrix[np.triu_indices(len(mean), 1)], -1.0, 1.0)
 
 
 def _pearson(a: np.ndarray, b: np.ndarray) -> float:
