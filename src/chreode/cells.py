@@ -276,6 +276,10 @@ class Cells:
         msg = f"Cells are immutable; use cells.replace({name}=...) to get other ones."
         raise AttributeError(msg)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process gets the same cells: what is immutable cannot be filled in field by field.
+        return _restore, ({name: getattr(self, name) for name in self.__slots__},)
+
     def __len__(self) -> int:
         return len(self.names)
 
@@ -293,8 +297,7 @@ class Cells:
 
     def replace(self, **changes: Any) -> Cells:
         """Other `Cells` with some fields changed."""
-        fields = {name: getattr(self, name) for name in self.__slots__} | changes
-        return Cells(fields.pop("layout"), **fields)
+        return _restore({name: getattr(self, name) for name in self.__slots__} | changes)
 
     def __getitem__(self, rows: Tensor | np.ndarray | slice) -> Cells:
         """The given cells (positions, a mask or a slice), in the given order."""
@@ -376,6 +379,10 @@ def encode(covariate: Covariate, level: str | float | None) -> float | int:
         msg = f"Expected a level of {covariate.column!r} ({known}); found {level!r}."
         raise ValueError(msg)
     return covariate.levels.index(str(level))
+
+
+def _restore(fields: dict[str, Any]) -> Cells:
+    return Cells(fields.pop("layout"), **fields)
 
 
 def _size(modality: Modality, measured: Measured) -> Tensor:

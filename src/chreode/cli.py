@@ -233,7 +233,8 @@ def _tell(error: BaseException, typed: Sequence[str]) -> tuple[int, str]:
         known = {command.name or "" for command in app.registered_commands}
         known |= {command.callback.__name__ for command in app.registered_commands if command.callback}
         of = f"chreode {typed[0]}" if typed[0] in known else "chreode"
-        return 2, f"Error: {error.format_message().rstrip()} See {of} --help."  # type: ignore[attr-defined]
+        said = error.format_message().rstrip()  # type: ignore[attr-defined]
+        return 2, f"Error: {said}{'' if said.endswith(('.', '?')) else '.'} See {of} --help."
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         return 130, "Interrupted."
     from chreode.fitting import Stopped

@@ -166,7 +166,7 @@ def export(folder: Path, *, out: Path | None, overwrite: bool) -> None:
         return pd.DataFrame(values, index=index, columns=columns)
 
     tables = {
-        "codes" if name == model.code else f"codes_{name}": wide(values, name)
+        "codes" if name == model.code else f"codes_{name}": wide(values, "code")
         for name, values in embedded.embeddings.items()
     }
     if model.components:
@@ -194,7 +194,8 @@ def recipes(name: str | None) -> None:
             table.add_row(argument, "chosen by the data" if value is None else json.dumps(value))
         Console().print(table)
         return
-    table = Table("recipe", "what it is", "cite", title="Recipes")
+    table = Table("recipe", "what it is", title="Recipes")
+    table.add_column("cite", overflow="fold")
     for known in sorted(registry):
         definition = registry[known]
         table.add_row(known, definition.summary, "; ".join(_citation(key) for key in definition.cite))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
+import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +12,7 @@ import torch
 
 from chreode.axes import Tensor
 from chreode.cells import Cells
-from chreode.checkpoint import differences, read_checkpoint
+from chreode.checkpoint import differences, read_checkpoint, write_checkpoint
 from chreode.errors import InputError
 from chreode.loop import Call, mix, run, seeded
 from chreode.plan import Moment
@@ -18,6 +20,7 @@ from chreode.recipe import Build, Recipe
 
 if TYPE_CHECKING:
     import pandas as pd
+    from lightning_fabric import Fabric
 
 __all__ = ["Trained", "train"]
 
@@ -93,13 +96,47 @@ def train(cells: Cells, recipe: Recipe, call: Call) -> Trained:
         strategy=_strategy(call.devices),
         precision=call.precision,  # type: ignore[arg-type]
     )
-    work = (build, training, cells[held] if len(held) else None, replace(call, epochs=plan.epochs), facts, found)
-    tensors, history = run(fabric, *work) if call.devices == 1 else fabric.launch(run, *work)
+    work = (training, cells[held] if len(held) else None, replace(call, epochs=plan.epochs), facts, found)
+    if call.devices == 1:
+        tensors, history = run(fabric, build, *work)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            fabric.launch(_rank, _Parcel(recipe, plan.epochs, build.model.state_dict(), folder, *work))
+            left = read_checkpoint(folder)
+        if left is None:
+            msg = "Expected the fitted weights of the first process; found none: a process was ended from outside."
+            raise RuntimeError(msg)
+        tensors, history = left[0], left[1]["history"]
     build.model.to("cpu").load_state_dict(tensors)
-    build.model.eval()
+    build.model.eval().zero_grad(set_to_none=True)
     import pandas as pd
 
     return Trained(build, rows, held, pd.DataFrame(history))
+
+
+class _Parcel:
+    """What another process is sent; not a dataclass, since Fabric would try to rebuild one field by field."""
+
+    def __init__(
+        self, recipe: Recipe, epochs: int, start: dict[str, Tensor], folder: str, cells: Cells, *work: Any
+    ) -> None:
+        self.recipe, self.epochs, self.start = recipe, epochs, start
+        self.folder, self.cells, self.work = folder, cells, work
+
+
+def _rank(fabric: Fabric, parcel: _Parcel) -> None:
+    """One of several processes: builds the recipe for itself, since terms and events are closures.
+
+    What was learned goes back by a file: more than a few kilobytes in the launcher's queue would wait for a
+    reader that waits for this process.
+    """
+    warnings.filterwarnings("ignore", module="lightning_fabric")  # of this process only
+    build = parcel.recipe.build(parcel.cells.layout)
+    build.model.load_state_dict(parcel.start)
+    build = replace(build, plan=replace(build.plan, epochs=parcel.epochs))
+    tensors, history = run(fabric, build, parcel.cells, *parcel.work)
+    if fabric.global_rank == 0:
+        write_checkpoint(parcel.folder, tensors, {"history": history})
 
 
 def _strategy(devices: int) -> Any:
@@ -107,8 +144,11 @@ def _strategy(devices: int) -> Any:
         return "auto"
     from lightning_fabric.strategies import DDPStrategy
 
-    # Spawned, not forked: a fork after OpenMP has run hangs.
-    return DDPStrategy(start_method="spawn", broadcast_buffers=False)
+    with warnings.catch_warnings():
+        # Its replacement would sync buffers at the start, and codes are buffers that each rank owns.
+        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+        # Spawned, not forked: a fork after OpenMP has run hangs.
+        return DDPStrategy(start_method="spawn", broadcast_buffers=False)
 
 
 def _accelerator(device: str) -> str:

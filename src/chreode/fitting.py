@@ -251,10 +251,10 @@ def demo(out: Path, *, command: list[str]) -> None:
     model, scores = fit(asked, out, overwrite=again, page=True, command=command)
     Console().print(_scores_table(scores))
     labels = model.embedded.level_names("bulk_labels")
-    counted = component_table(model.embedded.components(), labels)
-    table = Table("component", *map(str, counted.columns), title="Cells of each label in each component")
-    for component, row in counted.iterrows():
-        table.add_row(str(component), *(str(v) if v else "·" for v in row))
+    counted = component_table(model.embedded.components(), labels).T
+    table = Table("label", *map(str, counted.columns), title="Cells of each label in each component")
+    for label, row in counted.iterrows():
+        table.add_row(str(label), *(str(v) if v else "·" for v in row))
     Console().print(table)
     print(f"Open the report in a browser: {(out / 'report.html').absolute()}")
 

@@ -109,5 +109,5 @@ def distil(
         call = Call(epochs=epochs, seed=seed, device="cpu", progress=progress)
         run(Fabric(accelerator="cpu", devices=1), Build(student, terms, plan), cells, None, call, {"finished": False}, None)
     for encoder in encoders.values():
-        encoder.eval()
+        encoder.eval().zero_grad(set_to_none=True)
     return encoders

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 import json
 from collections.abc import Callable, Mapping
@@ -111,6 +112,10 @@ class Recipe:
     arguments: Mapping[str, Any]
     definition: Definition = field(repr=False, compare=False)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process finds the definition by its name, once the module that registers it is imported.
+        return _restore, (self.definition.build.__module__, self.name, dict(self.arguments))
+
     def build(self, layout: Layout) -> Build:
         """Make the model, objective and plan."""
         return self.definition.build(layout, **self.arguments)
@@ -164,6 +169,11 @@ def named(name: str, arguments: Mapping[str, Any] | None = None) -> Recipe:
         raise InputError(msg)
     definition = registry[name]
     return Recipe(name, definition.check(arguments or {}), definition)
+
+
+def _restore(module: str, name: str, arguments: dict[str, Any]) -> Recipe:
+    importlib.import_module(module)
+    return named(name, arguments)
 
 
 def parse(assignments: list[str]) -> dict[str, Any]:

@@ -1,0 +1,65 @@
+"""One table of instances: what the laws of recipes are tested on. A new recipe adds a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anndata as ad
+import numpy as np
+import scipy.sparse as sp
+
+from chreode import recipes
+from chreode.cells import Cells
+from chreode.io.read import read
+from chreode.recipe import Recipe
+
+__all__ = ["RECIPES", "table", "tiny"]
+
+
+def table(
+    n_cells: int = 120, n_features: int = 40, *, groups: int = 3, batches: int = 2, seed: int = 0
+) -> ad.AnnData:
+    """Counts of a few well separated groups, some of whose genes a batch changes."""
+    rng = np.random.default_rng(seed)
+    group, batch = rng.integers(groups, size=n_cells), rng.integers(batches, size=n_cells)
+    logits = rng.normal(0, 1.5, (groups, n_features))[group] + rng.normal(0, 0.3, (batches, n_features))[batch]
+    share = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    depth = rng.lognormal(6, 0.3, n_cells)
+    counts = rng.poisson(share * depth[:, None] * rng.gamma(5, 0.2, (n_cells, n_features)))
+    adata = ad.AnnData(sp.csr_matrix(counts.astype(np.float32)))
+    adata.obs_names = [f"cell {i}" for i in range(n_cells)]
+    adata.var_names = [f"gene {j}" for j in range(n_features)]
+    adata.obs["type"] = [f"type {g}" for g in group]
+    adata.obs["plate"] = [f"plate {b}" for b in batch]
+    adata.obs["age"] = rng.normal(40, 10, n_cells)
+    return adata
+
+
+def tiny(**arguments: object) -> Cells:
+    """The table as cells, with batch, label and a continuous covariate."""
+    return read(table(), batch="plate", label="type", covariates=["age"], **arguments)
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "scdgd": lambda: recipes.scdgd(dim=4, hidden=(8,)),
+    "scdgd, K given": lambda: recipes.scdgd(dim=4, hidden=(8,), components=3),
+    "scdgd, linear decoder": lambda: recipes.scdgd(dim=4, hidden=(), components=3),
+    "scdgd, zero inflated": lambda: recipes.scdgd(dim=4, hidden=(8,), likelihood="zinb", components=3),
+    "scdgd, Poisson": lambda: recipes.scdgd(dim=4, hidden=(8,), likelihood="poisson", components=3),
+    "scdgd, supervised": lambda: recipes.scdgd(dim=4, hidden=(8,), supervised=True),
+    "scdgd, learned by gradient": lambda: recipes.scdgd(dim=4, hidden=(8,), components=3, learn="gradient"),
+    "scdgd, as published": lambda: recipes.scdgd(
+        dim=4,
+        hidden=(8, 8, 8),
+        components=3,
+        init="zero",
+        noise=0.0,
+        update="epoch",
+        prior_weight="cells",
+        theta_floor=1.0,
+    ),
+    "dgd, normal prior": lambda: recipes.dgd(dim=4, hidden=(8,), mixture=False),
+    "dgd, mixture": lambda: recipes.dgd(dim=4, hidden=(8,), components=3),
+    "autodecoder": lambda: recipes.autodecoder(dim=4, hidden=(8,)),
+    "autodecoder, encoder": lambda: recipes.autodecoder(dim=4, hidden=(8,), inference="encoder"),
+}
