@@ -316,11 +316,13 @@ def test_components_not_in_use_appear_nowhere(kind: str) -> None:
         prior.place(z, components=3, generator=generator())
     torch.testing.assert_close(one().log_prob(z), other().log_prob(z))
     torch.testing.assert_close(one.log_hyper(), other.log_hyper())
-    for density in (other(),):
-        assert density.log_joint(z).shape == (300, 3)
-        assert density.weights.sum().item() == pytest.approx(1, abs=1e-5)
-        assert density.means.shape == (3, 3)
-        assert density.sample(5, generator()).shape == (5, 3)
+    # the road taken on a GPU, over all the capacity
+    torch.testing.assert_close(other()._joint(z, 9).logsumexp(1), one().log_prob(z))
+    density = other()
+    assert density.log_joint(z).shape == (300, 3)
+    assert density.weights.sum().item() == pytest.approx(1, abs=1e-5)
+    assert density.means.shape == (3, 3)
+    assert density.sample(5, generator()).shape == (5, 3)
     other().log_prob(z).sum().backward()
     assert other.means.grad is not None
     assert (other.means.grad[3:] == 0).all()
@@ -468,10 +470,10 @@ def test_place_on_many_codes_uses_a_subset_and_then_all() -> None:
 
 
 def test_more_than_eighty_components_work() -> None:
-    z, labels = clusters(100, 4000, 10, apart=15, seed=0)
+    z, labels = clusters(100, 2500, 10, apart=15, seed=0)
     prior = Mixture(120, 10)
-    prior.place(z, components=100, generator=generator(), starts=2)
-    assert prior().log_joint(z).shape == (4000, 100)
+    prior.place(z, components=100, generator=generator(), starts=1)
+    assert prior().log_joint(z).shape == (2500, 100)
     assert adjusted_rand_score(labels, prior().log_joint(z).argmax(1)) > 0.9
 
 
@@ -490,7 +492,7 @@ def test_dead_components_are_moved_to_what_is_explained_worst(kind: str) -> None
     assert prior.move_dead(z, generator()) == 0
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("k", [2, 5, 12])
 def test_communities_count_separated_groups_within_one(k: int, seed: int) -> None:
     z, labels = clusters(k, 150 * k, 20, apart=6, seed=seed)

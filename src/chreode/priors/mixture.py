@@ -218,7 +218,7 @@ class Mixture(nn.Module):
         rule = self.rule
         few = z if len(z) <= _LARGE else z[_draw(len(z), _SUBSET, generator).to(z.device)]
         if labels is not None:
-            density = em.from_labels(z, labels, components=components, rule=rule)
+            density = em.from_labels(z, labels.to(z.device), components=components, rule=rule)
         else:
             density = em.best_of_starts(
                 few, components=components, rule=rule, starts=starts, generator=generator

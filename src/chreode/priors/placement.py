@@ -145,14 +145,7 @@ def _louvain(graph: sp.csr_matrix, *, resolution: float, seeds: np.ndarray) -> n
     how: dict[str, Any] = {"shuffle_nodes": True, "tol_optimization": 1e-6, "tol_aggregation": 1e-6}
     best, labels = -np.inf, np.zeros(0, dtype=np.int64)
     for seed in seeds:
-        method = Louvain(
-            resolution,
-            shuffle_nodes=True,
-            random_state=int(seed),
-            tol_optimization=1e-6,
-            tol_aggregation=1e-6,
-        )
-        found = method.fit_predict(graph)
+        found = Louvain(resolution, random_state=int(seed), **how).fit_predict(graph)
         modularity: Any = get_modularity(graph, found, resolution=resolution)
         if modularity > best + 1e-12:
             best, labels = modularity, found
