@@ -255,14 +255,15 @@ def _of_machine(error: BaseException) -> str:
             f"Error: Expected enough memory; found too little ({said or 'no details'}). Read fewer features "
             "(--features 2000), or use a machine with more memory. The same command goes on where it stood."
         )
-    if not isinstance(error, OSError):
-        return ""
-    if error.errno in _FULL or "No space left" in said:
+    # safetensors and HDF5 keep the system's number in their words.
+    found = re.search(r"(?:os error|errno =) (\d+)", said)
+    number = getattr(error, "errno", None) or (int(found.group(1)) if found else None)
+    if number in _FULL:
         return (
             f"Error: Expected room on the disk; found none left ({said}). Free some and give the same "
             "command again: it goes on where it stood."
         )
-    if error.errno in _FORBIDDEN:
+    if number in _FORBIDDEN:
         return (
             f"Error: Expected to be allowed to read and write; found otherwise ({said}). Change permissions."
         )
