@@ -48,7 +48,7 @@ def component_by_level(
     counts = np.bincount(components * (c + 1) + where, minlength=n_components * (c + 1)).reshape(
         n_components, c + 1
     )
-    table = pd.DataFrame(counts[:, :c], columns=[str(level) for level in levels])
+    table = pd.DataFrame(counts[:, :c], columns=pd.Index([str(level) for level in levels]))
     if counts[:, c].any():
         table["unknown"] = counts[:, c]
     table.index.name = "component"
@@ -160,7 +160,7 @@ def markers_of(
     weight = np.asarray(sizes, dtype=np.float64)
     total = weight @ means
     overall = total / max(weight.sum(), 1.0)
-    epsilon = min(float(np.median(overall)), 1e-4) + 1e-12
+    epsilon = min(float(np.median(overall)) if overall.size else 0.0, 1e-4) + 1e-12
     parts = []
     for k in np.flatnonzero(weight > 0):
         others = weight.sum() - weight[k]
@@ -187,4 +187,4 @@ def markers_of(
             )
         )
     columns = ["component", "rank", "name", "log2_fold_change", "share", "share_rest", "feature"]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({c: [] for c in columns})

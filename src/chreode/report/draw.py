@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-__all__ = ["curves_of", "graph", "line_charts", "number", "ticks"]
+__all__ = ["curves_of", "duration", "graph", "line_charts", "number", "ticks"]
 
 WIDTH, HEIGHT = 320.0, 190.0
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 12.0, 12.0, 26.0
@@ -28,8 +28,15 @@ TERMS = {
 }
 
 
-def number(value: Any) -> str:
-    """Write a number for people: three or four significant figures, thousands apart.
+def number(value: Any, figures: int = 4) -> str:
+    """Write a number for people, thousands apart.
+
+    Parameters
+    ----------
+    value
+        A number, or anything else, which stays as it is.
+    figures
+        Significant figures of one that is not whole.
 
     Examples
     --------
@@ -47,9 +54,27 @@ def number(value: Any) -> str:
         if size == 0:
             return "0"
         if size < 1e-3 or size >= 1e7:
-            return f"{value:.2e}".replace("-", MINUS)
-        return f"{value:,.{max(0, 3 - math.floor(math.log10(size)))}f}".replace("-", MINUS)
+            return f"{value:.{figures - 1}e}".replace("-", MINUS)
+        return f"{value:,.{max(0, figures - 1 - math.floor(math.log10(size)))}f}".replace("-", MINUS)
     return str(value)
+
+
+def duration(seconds: float) -> str:
+    """Write seconds for people.
+
+    Examples
+    --------
+    >>> duration(0.42), duration(75.2), duration(7260)
+    ('0.4 s', '1 min 15 s', '2 h 1 min')
+    """
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def ticks(low: float, high: float, *, about: int = 4) -> list[float]:
@@ -77,7 +102,7 @@ def curves_of(history: pd.DataFrame) -> list[tuple[str, str, np.ndarray, np.ndar
     ----------
     history
         One row an epoch. Values that are missing or not finite are skipped, and so are columns of words
-        and terms outside the usual ones that never change.
+        and terms that never change.
     """
     known = [name for name in TERMS if name in history.columns]
     others = [c for c in history.columns if c not in TERMS and c not in ("epoch", "seconds")]
@@ -94,7 +119,7 @@ def curves_of(history: pd.DataFrame) -> list[tuple[str, str, np.ndarray, np.ndar
         except (TypeError, ValueError):  # words, not numbers
             continue
         ok = np.isfinite(values) & np.isfinite(epoch)
-        if ok.any() and (name in TERMS or np.ptp(values[ok]) > 0):
+        if ok.any() and (name == "loss" or np.ptp(values[ok]) > 0):
             curves.append((name, TERMS.get(name, name), epoch[ok], values[ok]))
     return curves
 
@@ -158,38 +183,26 @@ def graph(
     least
         Lines whose mean share (of both directions) is below this are left out.
     """
-    width, height, margin = 640.0, 440.0, 46.0
     alive = np.flatnonzero(sizes > 0)
-    spots = np.full((len(sizes), 2), np.nan)
-    if len(alive):
-        radius = {int(k): 9.0 + 17.0 * math.sqrt(sizes[k] / sizes.max()) for k in alive}
-        low, span = places[alive].min(0), np.maximum(np.ptp(places[alive], axis=0), 1e-9)
-        spots[alive] = (places[alive] - low) / span * [width - 2 * margin, height - 2 * margin] + margin
-        spots[:, 1] = height - spots[:, 1]
-        spots[alive] = _apart(
-            spots[alive], np.array([radius[int(k)] for k in alive]), width=width, height=height
-        )
-    edges = []
-    for i, a in enumerate(alive):
-        for b in alive[i + 1 :]:
-            mean = (share[a, b] + share[b, a]) / 2
-            if mean >= least:
-                line = {
-                    "a": int(a),
-                    "b": int(b),
-                    "share": float(mean),
-                    "width": round(1.0 + 22.0 * float(mean), 2),
-                }
-                ends = {"x1": spots[a, 0], "y1": spots[a, 1], "x2": spots[b, 0], "y2": spots[b, 1]}
-                edges.append(line | {k: round(float(v), 1) for k, v in ends.items()})
+    width, height = 720.0, 440.0 + 10.0 * max(0, len(alive) - 12)
+    words = [hints[k] if len(hints) > k else "" for k in alive.tolist()]
+    radius = 9.0 + 17.0 * np.sqrt(sizes[alive] / max(sizes.max(initial=1), 1))
+    spots = _spots(places[alive], radius, words, width=width, height=height)
     nodes = [
         {
-            "k": int(k), "x": round(float(spots[k, 0]), 1), "y": round(float(spots[k, 1]), 1),
-            "r": round(radius[int(k)], 1), "cells": int(sizes[k]), "hint": hints[k] if len(hints) > k else "",
-            "within": float(share[k, k]), "colour": colour_of(int(k)),
+            "k": int(k), "x": float(x), "y": float(y), "r": round(float(r), 1), "cells": int(sizes[k]),
+            "hint": hint, "within": float(share[k, k]), "colour": colour_of(int(k)),
         }
-        for k in alive
+        for k, (x, y), r, hint in zip(alive, spots, radius, words, strict=True)
     ]  # fmt: skip
+    edges = []
+    for i, a in enumerate(nodes):
+        for b in nodes[i + 1 :]:
+            mean = float(share[a["k"], b["k"]] + share[b["k"], a["k"]]) / 2
+            if mean >= least:
+                ends = {"x1": a["x"], "y1": a["y"], "x2": b["x"], "y2": b["y"]}
+                line = {"a": a["k"], "b": b["k"], "share": mean, "width": round(1.0 + 22.0 * mean, 2)}
+                edges.append(line | ends)
     return {
         "width": width,
         "height": height,
@@ -198,23 +211,26 @@ def graph(
     }
 
 
-def _apart(spots: np.ndarray, radius: np.ndarray, *, width: float, height: float) -> np.ndarray:
-    """Push circles that overlap apart, a little at a time, staying near where they were."""
-    spots, home = spots.copy(), spots.copy()
-    room = radius[:, None] + radius[None, :] + 14.0
-    for _ in range(200):
+def _spots(
+    places: np.ndarray, radius: np.ndarray, words: Sequence[str], *, width: float, height: float
+) -> np.ndarray:
+    """Where circles go: as on the map, but with their words beside, not upon, each other."""
+    if not len(places):
+        return np.zeros((0, 2))
+    half = np.stack([np.maximum(radius, 3.1 * np.array([len(w) for w in words])) + 5.0, radius + 16.0], 1)
+    low, span = places.min(0), np.maximum(np.ptp(places, axis=0), 1e-9)
+    page = np.array([width, height])
+    spots = half + (places - low) / span * (page - 2 * half)
+    spots[:, 1] = height - spots[:, 1]
+    # Centres that coincide are parted along a spiral, in the order of the components.
+    turn = 2.4 * np.arange(len(spots))
+    spots += 0.5 * np.sqrt(turn)[:, None] * np.stack([np.cos(turn), np.sin(turn)], 1)
+    home, room = spots.copy(), half[:, None] + half[None, :]
+    for _ in range(400):
         delta = spots[:, None] - spots[None, :]
-        distance = np.sqrt((delta**2).sum(-1)) + np.eye(len(spots)) * 1e9
-        overlap = np.maximum(room - distance, 0.0)
-        if overlap.max() < 0.5:
+        near = (np.abs(delta) / room).max(-1) + np.eye(len(spots)) * 9
+        if near.min() > 0.99:
             break
-        # Coinciding centres need a direction; the order of the components gives one.
-        turn = np.arange(len(spots)) * 2.4
-        direction = np.where(
-            distance[..., None] > 1e-6,
-            delta / distance[..., None],
-            np.stack([np.cos(turn), np.sin(turn)], -1)[:, None],
-        )
-        spots += 0.25 * (direction * overlap[..., None]).sum(1) + 0.01 * (home - spots)
-        spots = np.clip(spots, radius[:, None] + 4, np.array([width, height]) - radius[:, None] - 4)
-    return spots
+        push = delta * np.clip(1 / np.maximum(near, 0.02) - 1, 0, None)[..., None]
+        spots = np.clip(spots + 0.3 * push.sum(1) + 0.003 * (home - spots), half, page - half)
+    return spots.round(1)

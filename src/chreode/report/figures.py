@@ -142,22 +142,21 @@ def _categories(
     names: bool,
     dot: dict[str, Any],
 ) -> None:
-    if levels is None:
-        levels, codes = np.unique(values.astype(str), return_inverse=True)
-    else:
-        codes = values.astype(int)
-    table = np.array([*categorical(len(levels)), UNKNOWN])
+    known, codes = np.unique(values.astype(str), return_inverse=True)
+    shown = [str(level) for level in (known if levels is None else levels)]
+    codes = codes if levels is None else values.astype(int)
+    table = np.array([*categorical(len(shown)), UNKNOWN])
     # A fixed shuffle, so that no category always lies on top.
     order = np.random.default_rng(0).permutation(len(xy))
     axes.scatter(*xy[order].T, c=table[codes[order]], **dot)
     for k in np.unique(codes[codes >= 0]):
         here = xy[codes == k]
-        axes.scatter([], [], s=24, color=table[k], label=f"{levels[k]} ({len(here):,})")
+        axes.scatter([], [], s=24, color=table[k], label=f"{shown[k]} ({len(here):,})")
         if names:
-            _on_top(axes, np.median(here, axis=0), str(levels[k]))
+            _on_top(axes, np.median(here, axis=0), shown[k])
     if (codes < 0).any():
         axes.scatter([], [], s=24, color=UNKNOWN, label=f"unknown ({int((codes < 0).sum()):,})")
-    columns = 1 + len(levels) // 21
+    columns = 1 + len(shown) // 21
     axes.legend(
         loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=7, ncols=columns, labelcolor=INK
     )
@@ -167,7 +166,8 @@ def _on_top(axes: Axes, spot: np.ndarray, text: str) -> None:
     from matplotlib.patheffects import withStroke
 
     halo = [withStroke(linewidth=2.2, foreground="white")]
-    axes.text(*spot, text, ha="center", va="center", fontsize=8, color=INK, weight="bold", path_effects=halo)
+    x, y = spot
+    axes.text(x, y, text, ha="center", va="center", fontsize=8, color=INK, weight="bold", path_effects=halo)
 
 
 def component_table(table: pd.DataFrame) -> Figure:
@@ -215,7 +215,7 @@ def markers(table: pd.DataFrame) -> Figure:
     >>> len(markers(pd.DataFrame(rows)).axes)
     2
     """
-    groups = [(int(k), part) for k, part in table.groupby("component")]
+    groups = [(int(k), part) for k, part in table.groupby("component")]  # pyright: ignore[reportArgumentType]
     columns = min(max(len(groups), 1), 4)
     rows = -(-max(len(groups), 1) // columns)
     longest = max((len(part) for _, part in groups), default=1)

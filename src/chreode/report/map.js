@@ -4,7 +4,8 @@
 class PointMap {
   constructor(canvas, over, x, y) {
     Object.assign(this, { canvas, over, x, y, n: x.length, labels: [], hovered: -1, onhover: () => {} });
-    this.context = canvas.getContext("2d", { alpha: false });
+    // Pixels are written by this script alone: a canvas kept in memory takes them fastest.
+    this.context = canvas.getContext("2d", { alpha: false, willReadFrequently: true });
     this.colour = new Uint32Array(this.n);
     this.shown = new Uint8Array(this.n).fill(2); // 0 hidden, 1 faded, 2 full
     this.order = PointMap.shuffle(this.n);

@@ -94,6 +94,8 @@ class Page {
     $("genes").append(...this.features.names.map((_, i) => make("option", { value: this.title(i) })));
     $("colour").addEventListener("change", () => this.choose($("colour").value));
     $("gene").addEventListener("change", () => this.gene($("gene").value));
+    // With its list of suggestions open, the field may keep the change to itself.
+    $("gene").addEventListener("keydown", (e) => e.key === "Enter" && this.gene($("gene").value));
     $("gene").addEventListener("input", () => {
       if (this.stored.has($("gene").value.trim().toLowerCase())) this.gene($("gene").value);
     });

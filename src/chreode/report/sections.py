@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,8 +11,7 @@ import numpy as np
 from chreode.csr import CSR
 from chreode.errors import InputError
 from chreode.report.components import component_by_level, components_graph, markers_of
-from chreode.report.draw import graph, line_charts, number
-from chreode.report.pack import plain
+from chreode.report.draw import duration, graph, line_charts, number
 from chreode.report.palette import colour_of
 from chreode.report.variables import PER
 
@@ -154,7 +152,7 @@ def recipe_section(model: Any, cells: Cells) -> dict[str, Any]:
         )
     return {
         "name": model.recipe.name,
-        "arguments": {key: json.dumps(plain(value), ensure_ascii=False) for key, value in arguments.items()},
+        "arguments": {key: _written(value) for key, value in arguments.items()},
         "supervised": supervised,
         "label": use,
         "dims": int(np.asarray(model.embedded.embedding).shape[1]),
@@ -166,7 +164,7 @@ def training_section(history: pd.DataFrame) -> dict[str, Any]:
     timed = len(history) > 0 and "seconds" in history.columns
     return {
         "epochs": len(history),
-        "seconds": number(float(history["seconds"].max())) if timed else "",
+        "seconds": duration(float(history["seconds"].max())) if timed else "",
         "charts": line_charts(history) if len(history) else [],
     }
 

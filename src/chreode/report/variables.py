@@ -10,7 +10,7 @@ from chreode.csr import CSR
 from chreode.report.pack import fold, pack, pack_text, quantise
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import pandas as pd
 
@@ -217,32 +217,32 @@ def _shown(modality: Modality, i: int) -> str:
 
 def _observed(cells: Cells, *, modality: str, features: np.ndarray) -> list[dict[str, Any]]:
     """Observed values, one feature at a time, in 255 steps; counts up to 254 are exact."""
-    measured: Any = cells.measured[modality]
-    mask = cells.mask(modality)
-    columns = _stored(measured, features, n=len(cells)) if isinstance(measured, CSR) else None
+    measured, mask = cells.measured[modality], cells.mask(modality)
+    stored = _sparse(measured, features) if isinstance(measured, CSR) else _dense(measured, features)
     out = []
-    for place, j in enumerate(features):
-        if columns is not None:
-            q, low, step = columns[place]
-        else:
-            values = measured[:, int(j)].cpu().numpy()
-            q, low, step = quantise(values, levels=UNMEASURED)
-            q[~np.isfinite(values)] = UNMEASURED
+    for j, (q, low, step) in zip(features, stored, strict=True):
         if mask is not None:
             q[~mask[:, int(j)].cpu().numpy()] = UNMEASURED
         out.append({"low": low, "step": step, "values": pack(q)})
     return out
 
 
-def _stored(measured: CSR, features: np.ndarray, *, n: int) -> list[tuple[np.ndarray, float, float]]:
+def _dense(measured: Any, features: np.ndarray) -> Iterator[tuple[np.ndarray, float, float]]:
+    """Columns of a dense matrix; 255 says that a value is not known."""
+    for j in features:
+        values = measured[:, int(j)].cpu().numpy()
+        q, low, step = quantise(values, levels=UNMEASURED)
+        q[~np.isfinite(values)] = UNMEASURED
+        yield q, low, step
+
+
+def _sparse(measured: CSR, features: np.ndarray) -> Iterator[tuple[np.ndarray, float, float]]:
     """Columns of a sparse matrix, made dense one at a time."""
     sparse = measured.scipy().tocsc()
-    out = []
     for j in features:
         here = slice(int(sparse.indptr[j]), int(sparse.indptr[j + 1]))
         values: np.ndarray = np.asarray(sparse.data[here])
         step = max(1.0, float(np.ceil(values.max(initial=0.0) / (UNMEASURED - 1))))
-        q = np.zeros(n, dtype=np.uint8)
+        q = np.zeros(len(measured), dtype=np.uint8)
         q[sparse.indices[here]] = np.round(values / step)
-        out.append((q, 0.0, step))
-    return out
+        yield q, 0.0, step
