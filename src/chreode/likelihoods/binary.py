@@ -47,7 +47,7 @@ class Bernoulli(nn.Module):
         self, raw: Float[Tensor, "n g"], size: Float[Tensor, " n"], mask: Bool[Tensor, "n g"] | None
     ) -> BernoulliValues:
         """The distribution for some decoder outputs."""
-        return BernoulliValues(raw, size, mask)
+        return BernoulliValues(raw, mask)
 
     def centre(self, bias: Float[Tensor, " g"], total: Float[Tensor, " g"], n_cells: int) -> None:
         """Set output biases, in place, to the frequency of ones among ``n_cells`` cells with these totals."""
@@ -61,15 +61,15 @@ class BernoulliValues:
     A mask leaves features out of `log_prob`; predictions are given for them too.
     """
 
-    __slots__ = ("_mask", "_raw", "_size")
+    __slots__ = ("_mask", "_ones", "_raw")
 
-    def __init__(self, raw: Tensor, size: Tensor, mask: Tensor | None) -> None:
-        self._raw, self._size, self._mask = raw, size, mask
+    def __init__(self, raw: Tensor, mask: Tensor | None) -> None:
+        self._raw, self._ones, self._mask = raw, raw.new_ones(len(raw)), mask
 
     def log_prob(self, measured: Measured) -> Float[Tensor, " n"]:
         """Log probability of each cell's values, in nats."""
         entries = NonZeros.of(measured, mask=self._mask, like=self._raw)
-        return log_prob(partial(_score, entries, self._mask), self._raw, self._size)
+        return log_prob(partial(_score, entries, self._mask), self._raw, self._ones)
 
     @property
     def mean(self) -> Float[Tensor, "n g"]:
@@ -104,7 +104,7 @@ def _score(
     weight: Tensor | None,
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Dense part ``-softplus(raw)``; at the non-zeros ``x raw``."""
-    raw, size = inputs
+    raw, _ = inputs
     x = entries.value
     value = entries.sum_rows(entries.pick(raw).mul_(x))
     gradient = torch.empty(raw.shape, dtype=raw.dtype, device=raw.device) if wanted[0] else None
@@ -117,4 +117,4 @@ def _score(
                 gradient[rows].mul_(mask[rows])
     if gradient is not None:
         entries.add_to(gradient, x)
-    return value, [gradient, torch.zeros_like(size) if wanted[1] else None]
+    return value, [gradient, None]

@@ -75,7 +75,7 @@ class Normal(nn.Module):
         self, raw: Float[Tensor, "n g"], size: Float[Tensor, " n"], mask: Bool[Tensor, "n g"] | None
     ) -> NormalValues:
         """The distribution for some decoder outputs."""
-        return NormalValues(raw, size, mask, self.log_scale.clamp(-_LOG_SCALE, _LOG_SCALE))
+        return NormalValues(raw, mask, self.log_scale.clamp(-_LOG_SCALE, _LOG_SCALE))
 
     def centre(self, bias: Float[Tensor, " g"], total: Float[Tensor, " g"], n_cells: int) -> None:
         """Set output biases, in place, to the mean of ``n_cells`` cells with these totals."""
@@ -89,10 +89,10 @@ class NormalValues:
     too.
     """
 
-    __slots__ = ("_log_scale", "_mask", "_raw", "_size")
+    __slots__ = ("_log_scale", "_mask", "_ones", "_raw")
 
-    def __init__(self, raw: Tensor, size: Tensor, mask: Tensor | None, log_scale: Tensor) -> None:
-        self._raw, self._size, self._mask = raw, size, mask
+    def __init__(self, raw: Tensor, mask: Tensor | None, log_scale: Tensor) -> None:
+        self._raw, self._ones, self._mask = raw, raw.new_ones(len(raw)), mask
         self._log_scale = log_scale.to(raw.dtype)
 
     def log_prob(self, measured: Measured) -> Float[Tensor, " n"]:
@@ -107,7 +107,7 @@ class NormalValues:
                 f"{tuple(measured.shape)}. Score the cells this distribution was decoded for."
             )
             raise InputError(msg)
-        return log_prob(partial(_score, values, self._mask), self._raw, self._size, self._log_scale)
+        return log_prob(partial(_score, values, self._mask), self._raw, self._ones, self._log_scale)
 
     @property
     def mean(self) -> Float[Tensor, "n g"]:
@@ -148,7 +148,7 @@ def _score(
     To the outputs ``e/s^2``, to log s ``e^2/s^2 - 1``. Residuals rather than ``x raw - raw^2/2``, which
     cancels where the fit is good.
     """
-    raw, size, log_scale = inputs
+    raw, ones, log_scale = inputs
     if isinstance(values, NonZeros):
         residual = raw.contiguous().neg()
         values.add_to(residual, values.value)
@@ -157,7 +157,7 @@ def _score(
     if mask is not None:
         residual.masked_fill_(~mask, 0)
     precision = (-2 * log_scale).exp()
-    weight = torch.ones_like(residual[:, 0]) if weight is None else weight
+    weight = ones if weight is None else weight
     constant = log_scale + 0.5 * math.log(2 * math.pi)
     value = -(constant.sum() if mask is None else mask.to(raw.dtype) @ constant).expand(len(raw)).clone()
     by_scale = torch.zeros_like(log_scale) if wanted[2] else None
@@ -171,4 +171,4 @@ def _score(
     if by_scale is not None:
         measured = weight.sum() if mask is None else weight @ mask.to(raw.dtype)
         by_scale.mul_(precision).sub_(measured)
-    return value, [residual if wanted[0] else None, torch.zeros_like(size) if wanted[1] else None, by_scale]
+    return value, [residual if wanted[0] else None, None, by_scale]

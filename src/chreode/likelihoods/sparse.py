@@ -151,7 +151,8 @@ def log_prob(score: Score, *inputs: Tensor) -> Float[Tensor, " n"]:
 
     Gradients are computed together with the value, while blocks of rows are in the cache. Those of the
     parameters are summed assuming that all cells weigh the same; where the incoming gradient says
-    otherwise they are computed again with its weights, so that they are exact in both cases.
+    otherwise they are computed again with its weights, so that they are exact in both cases. A head without
+    sizes passes ones: cells of size zero are taken to have no part in the parameters.
     """
     if torch.is_grad_enabled() and any(i.requires_grad for i in inputs):
         return _LogProb.apply(score, *inputs)  # pyright: ignore[reportReturnType]
@@ -169,14 +170,14 @@ class _LogProb(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN001
-        alike = _alike(grad)
         wanted = ctx.needs_input_grad[1:]
-        weight = None if alike else grad
         gradients, ctx.gradients = ctx.gradients, None
+        shared = _shared(grad, ctx.saved_tensors[1])
+        weight = grad if shared is None else None
         # A second backward pass finds the gradients used up: they are scaled in place below.
         if gradients is None:
             gradients = ctx.score(ctx.saved_tensors, wanted, weight)[1]
-        elif not alike and any(wanted[2:]):
+        elif shared is None and any(wanted[2:]):
             again = ctx.score(ctx.saved_tensors, (False, False, *wanted[2:]), weight)[1]
             gradients = [*gradients[:2], *again[2:]]
         raw, size, *parameters = gradients
@@ -184,13 +185,22 @@ class _LogProb(torch.autograd.Function):
             raw.mul_(grad[:, None])
         if size is not None:
             size.mul_(grad)
-        if alike and len(grad):
-            parameters = [p if p is None else p.mul_(grad[0]) for p in parameters]
+        if shared is not None:
+            parameters = [p if p is None else p.mul_(shared) for p in parameters]
         return None, raw, size, *parameters
 
 
-def _alike(grad: Float[Tensor, " n"]) -> bool:
-    # Strides answer without waiting for a GPU; values are only looked at where that is free.
-    if len(grad) < 2 or grad.stride(0) == 0:
-        return True
-    return grad.device.type == "cpu" and bool((grad == grad[0]).all())
+def _shared(grad: Float[Tensor, " n"], size: Float[Tensor, " n"]) -> Float[Tensor, ""] | None:
+    """The weight of all cells whose size is above zero; None when they differ.
+
+    The others (cells without counts, or not measured in this modality) leave no trace in the parameters.
+    """
+    if len(grad) and grad.stride(0) == 0:
+        return grad[0]
+    if grad.device.type != "cpu":
+        # Looking at the values would make the GPU wait.
+        return None
+    grad = grad[size > 0]
+    if not len(grad):
+        return grad.new_zeros(())
+    return grad[0] if bool((grad == grad[0]).all()) else None
