@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import anndata as ad
 import numpy as np
@@ -13,6 +12,9 @@ import pandas as pd
 import scipy.sparse as sp
 
 from chreode.cli import main
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # A fit that takes a second: two dimensions need no UMAP in the report.
 QUICK = ("--set", "components=3", "--set", "dim=2", "--set", "hidden=[8]", "--epochs", "4")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import scipy.io
 import scipy.sparse as sp
+
 from commandline import QUICK, chreode, contents, normalised, small
 
 OUT = ("--out", "run")
@@ -242,7 +243,7 @@ FITS = {
     "unknown argument": (of_file("--set", "component=3"), ["Did you mean 'components'"]),
     "argument without value": (of_file("--set", "components"), ["--set components=9"]),
     "argument of wrong type": (of_file("--set", "dim=wide"), ["'dim'", "found 'wide'", "default is 20"]),
-    "argument out of range": (of_file("--set", "place_at=1.5"), ["'place_at'", "less than 1"]),
+    "argument out of range": (of_file("--set", "noise=-1"), ["'noise'", "greater than or equal to 0"]),
     "no epochs": (of_file("--epochs", "0"), ["--epochs of at least 1", "found 0"]),
     "epochs in words": (of_file("--epochs", "many"), ["'--epochs'", "valid integer", "--help"]),
     "negative seed": (of_file("--seed", "-1"), ["--seed from 0", "found -1"]),

@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.io
-from commandline import QUICK, chreode, contents, small
 from safetensors.torch import load_file
 
 import chreode as ch
 from chreode.loop import NonFinite
+from commandline import QUICK, chreode, contents, small
 
 READING = ("--label", "type", "--batch", "donor", "--covariate", "age")
 
@@ -402,7 +402,7 @@ def test_recipes_are_listed_with_citations():
         assert re.search(rf"│ {name} ", out)
     assert "Schuster" in out
     assert "10.1093/bioinformatics/" in out
-    assert "place_at" in typed("recipes", "scdgd")
+    assert "components" in typed("recipes", "scdgd")
 
 
 def test_version():

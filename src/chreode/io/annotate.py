@@ -54,15 +54,20 @@ def annotated_copy(
     adata.write_h5ad(path, compression="gzip")
 
 
-def _amendable(path: Path) -> bool:
-    """Whether a path is an h5ad file of the present format."""
+def _tables(path: Path) -> dict[str, Any] | None:
+    """What an h5ad file says of its cell table; None for other files."""
     import h5py
 
     if not path.is_file() or not h5py.is_hdf5(path):
-        return False
+        return None
     with h5py.File(path, "r") as file:
-        modern = dict(file["obs"].attrs) if "obs" in file else {}
-        return modern.get("encoding-version") == "0.2.0" and "_index" in modern and "var" in file
+        return dict(file["obs"].attrs) if {"obs", "var"} <= set(file) else None
+
+
+def _amendable(path: Path) -> bool:
+    """Whether a path is an h5ad file of the present format."""
+    said = _tables(path) or {}
+    return said.get("encoding-version") == "0.2.0" and "_index" in said
 
 
 def _amend(path: str | os.PathLike[str], write: Callable[[AnnData], None]) -> None:
@@ -99,15 +104,14 @@ def _load(path: Path) -> AnnData:
 
     if path.is_dir() and any((path / name).exists() for name in (".zgroup", "zarr.json", ".zattrs")):
         return ad.io.read_zarr(path)
+    if _tables(path) is not None:
+        return ad.io.read_h5ad(path)
     with open_source(path) as opened:
-        legacy = "X" not in opened.fields or len(opened.cells.columns) > 0
-        if not legacy:
-            field = opened.field(None)
-            blocks = list(field.matrix.blocks())
-            row, col, value = (np.concatenate([block[i] for block in blocks]) for i in range(3))
-            matrix = sp.csr_matrix((value.astype(np.float32), (row, col)), shape=field.matrix.shape)
-            return ad.AnnData(matrix, obs=_frame(opened.cells), var=_frame(field.features))
-    return ad.io.read_h5ad(path)
+        field = opened.field(None)
+        blocks = list(field.matrix.blocks())
+        row, col, value = (np.concatenate([block[i] for block in blocks]) for i in range(3))
+        matrix = sp.csr_matrix((value.astype(np.float32), (row, col)), shape=field.matrix.shape)
+        return ad.AnnData(matrix, obs=_frame(opened.cells), var=_frame(field.features))
 
 
 def _frame(table: Table) -> pd.DataFrame:
