@@ -298,8 +298,8 @@ def test_cells_without_counts_or_features_weigh_nothing(name):
     c.x[:2] = 0
     c.size = c.x.sum(1)
     value, by_raw, by_parameter = found(c, torch.ones(N).double())
-    assert torch.equal(value[:2], torch.zeros(2))
-    assert not by_raw[:2].any()
+    assert value[:2].abs().max() < 1e-15
+    assert by_raw[:2].abs().max() < 1e-15
     assert by_raw.isfinite().all()
     assert by_parameter is None or by_parameter.isfinite().all()
     observed = c.head(c.raw.float(), c.size.float(), c.mask)

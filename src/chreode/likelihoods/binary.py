@@ -108,7 +108,7 @@ def _score(
     x = entries.value
     value = entries.sum_rows(entries.pick(raw).mul_(x))
     gradient = torch.empty(raw.shape, dtype=raw.dtype, device=raw.device) if wanted[0] else None
-    for rows in blocks(raw):
+    for rows, _ in blocks(raw):
         part = F.softplus(raw[rows])
         value[rows] -= (part if mask is None else part.mul_(mask[rows])).sum(1)
         if gradient is not None:

@@ -14,6 +14,8 @@ from chreode.likelihoods.sparse import NonZeros, blocks, masked, shares
 __all__ = ["rising", "score_negative_binomial", "score_poisson", "score_zero_inflated"]
 
 _LOG_LOST = -80.0
+# The size of a cell without counts: its logarithm and inverse must not meet 0 * inf.
+_NO_SIZE = 1e-20
 
 Scored = tuple[Tensor, list[Tensor | None]]
 
@@ -30,10 +32,10 @@ def score_poisson(
     Its dense part is :math:`-s`, as proportions sum to one; to the logits :math:`x - \rho \sum x`.
     """
     raw, size = inputs
-    logits = masked(raw, mask)
+    logits, size = masked(raw, mask), size.clamp_min(_NO_SIZE)
     share, log_total = shares(logits)
     x = entries.value
-    log_mu = entries.pick(logits).add_(entries.of_rows(_log(size) - log_total))
+    log_mu = entries.pick(logits).add_(entries.of_rows(size.log() - log_total))
     value = entries.sum_rows(log_mu.mul_(x).sub_(torch.lgamma(x + 1))).sub_(size)
     gradients: list[Tensor | None] = [None, None]
     if any(wanted):
@@ -42,7 +44,7 @@ def score_poisson(
             gradients[0] = share.mul_(-total[:, None])
             entries.add_to(share, x)
         if wanted[1]:
-            gradients[1] = _by_size(total - size, size)
+            gradients[1] = (total - size) / size
     return value, gradients
 
 
@@ -58,10 +60,10 @@ def score_negative_binomial(
     With :math:`e` the gradient to :math:`\log\mu`, that to the logits is :math:`e - \rho \sum e`.
     """
     raw, size, log_theta = inputs
-    logits = masked(raw, mask)
+    logits, size = masked(raw, mask), size.clamp_min(_NO_SIZE)
     share, log_total = shares(logits)
     theta = log_theta.exp()
-    at, pull, slope = _at_counts(entries, logits, _log(size) - log_total, theta, wanted)
+    at, pull, slope = _at_counts(entries, logits, size.log() - log_total, theta, wanted)
     value = entries.sum_rows(at)
     if pull is None:
         _dense_value(share, size, theta, value)
@@ -70,7 +72,7 @@ def score_negative_binomial(
     by_theta = _dense_gradients(share, size, theta, value, by_log_mu, weight, wanted)
     if wanted[0]:
         entries.add_to(share, pull)
-    by_size = _by_size(by_log_mu, size) if wanted[1] else None
+    by_size = by_log_mu / size if wanted[1] else None
     return value, [share if wanted[0] else None, by_size, _summed(entries, by_theta, slope, weight)]
 
 
@@ -89,12 +91,13 @@ def score_zero_inflated(
     its log probability.
     """
     raw, size, log_theta = inputs
+    size = size.clamp_min(_NO_SIZE)
     logits = masked(raw[:, : len(log_theta)], mask).contiguous()
     # A copy, which becomes its own gradient. Clamped, its sigmoid never leaves float32.
     dropout = raw[:, len(log_theta) :].clamp(min=_LOG_LOST).contiguous()
     share, log_total = shares(logits)
     theta = log_theta.exp()
-    at, pull, slope = _at_counts(entries, logits, _log(size) - log_total, theta, wanted)
+    at, pull, slope = _at_counts(entries, logits, size.log() - log_total, theta, wanted)
     there = entries.of_columns(theta)
     ratio = entries.pick(share).mul_(entries.of_rows(size)).div_(there)
     log = ratio.log1p()
@@ -117,17 +120,8 @@ def score_zero_inflated(
         entries.add_to(share, pull)
         entries.add_to(dropout, lost.neg_())
         gradient = torch.cat([share, dropout], 1)
-    by_size = _by_size(by_log_mu, size) if wanted[1] else None
+    by_size = by_log_mu / size if wanted[1] else None
     return value, [gradient, by_size, _summed(entries, by_theta if wanted[2] else None, slope, weight)]
-
-
-def _log(size: Tensor) -> Tensor:
-    # A cell without counts has mean zero; its logarithm must not meet 0 * inf.
-    return size.clamp_min(torch.finfo(size.dtype).tiny).log()
-
-
-def _by_size(by_log_size: Tensor, size: Tensor) -> Tensor:
-    return by_log_size / size.clamp_min(torch.finfo(size.dtype).tiny)
 
 
 def _summed(
@@ -187,7 +181,7 @@ def _beyond_one(
 
 def _dense_value(share: Tensor, size: Tensor, theta: Tensor, value: Tensor) -> None:
     inverse = 1 / theta
-    for rows in blocks(share):
+    for rows, _ in blocks(share):
         ratio = share[rows].mul_(inverse).mul_(size[rows, None])
         value[rows] -= torch.mv(ratio.log1p_(), theta)
 
@@ -205,10 +199,10 @@ def _dense_gradients(
     inverse = 1 / theta
     by_theta = torch.zeros_like(theta)
     weight = torch.ones_like(size) if weight is None else weight
-    for rows in blocks(share):
+    for rows, (ratio, log) in blocks(share, scratch=2):
         part = share[rows]
-        ratio = (part * inverse).mul_(size[rows, None])
-        log = torch.log1p(ratio)
+        torch.mul(part, inverse, out=ratio).mul_(size[rows, None])
+        torch.log1p(ratio, out=log)
         value[rows] -= torch.mv(log, theta)
         if wanted[2]:
             by_theta.sub_(torch.mv(log.t(), weight[rows]))
@@ -235,13 +229,14 @@ def _mixed_blocks(
     inverse = 1 / theta
     by_theta = torch.zeros_like(theta)
     weight = torch.ones_like(size) if weight is None else weight
-    for rows in blocks(share):
+    for rows, (ratio, log, surplus, lost, prior, work) in blocks(share, scratch=6):
         part, lack = share[rows], dropout[rows]
-        ratio = (part * inverse).mul_(size[rows, None])
-        log = torch.log1p(ratio)
-        surplus = torch.addcmul(lack, log, theta)
-        lost, prior = torch.sigmoid(surplus), torch.sigmoid(lack)
-        value[rows] += torch.div(prior, lost).log_().sum(1)
+        torch.mul(part, inverse, out=ratio).mul_(size[rows, None])
+        torch.log1p(ratio, out=log)
+        torch.addcmul(lack, log, theta, out=surplus)
+        torch.sigmoid(surplus, out=lost)
+        torch.sigmoid(lack, out=prior)
+        value[rows] += torch.div(prior, lost, out=work).log_().sum(1)
         if by_log_mu is None:
             continue
         torch.sub(lost, prior, out=lack)

@@ -161,8 +161,8 @@ def _score(
     constant = log_scale + 0.5 * math.log(2 * math.pi)
     value = -(constant.sum() if mask is None else mask.to(raw.dtype) @ constant).expand(len(raw)).clone()
     by_scale = torch.zeros_like(log_scale) if wanted[2] else None
-    for rows in blocks(raw):
-        square = residual[rows].square()
+    for rows, (square,) in blocks(raw, scratch=1):
+        torch.square(residual[rows], out=square)
         value[rows] -= torch.mv(square, precision).mul_(0.5)
         if by_scale is not None:
             by_scale.add_(torch.mv(square.t(), weight[rows]))

@@ -138,12 +138,18 @@ def shares(logits: Float[Tensor, "n g"]) -> tuple[Float[Tensor, "n g"], Float[Te
     return share, logits.amax(1) - share.amax(1).log_()
 
 
-def blocks(matrix: Float[Tensor, "n g"]) -> Iterator[slice]:
-    """Slices of rows that fit the cache; all rows at once where there is no such cache to fit."""
+def blocks(matrix: Float[Tensor, "n g"], *, scratch: int = 0) -> Iterator[tuple[slice, list[Tensor]]]:
+    """Slices of rows that fit the cache (all rows where there is none to fit), each with working memory.
+
+    The working memory, ``scratch`` matrices of the slice's shape, is the same for every slice: memory asked
+    for again and again is cleared by the system again and again.
+    """
     n, width = matrix.shape
-    rows = max(n, 1) if matrix.device.type != "cpu" else max(1, _BLOCK // max(width, 1))
-    for start in range(0, n, rows):
-        yield slice(start, min(start + rows, n))
+    step = max(n, 1) if matrix.device.type != "cpu" else min(max(1, _BLOCK // max(width, 1)), max(n, 1))
+    memory = [matrix.new_empty(step, width) for _ in range(scratch)]
+    for start in range(0, n, step):
+        rows = slice(start, min(start + step, n))
+        yield rows, [each[: rows.stop - start] for each in memory]
 
 
 def log_prob(score: Score, *inputs: Tensor) -> Float[Tensor, " n"]:
