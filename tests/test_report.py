@@ -575,6 +575,15 @@ def browser():
         running.close()
 
 
+def until(page, condition):
+    """Wait for a condition; the page's policy forbids the `eval` that Playwright's own waiting uses."""
+    for _ in range(600):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(50)
+    pytest.fail(f"never true: {condition}")
+
+
 @contextlib.contextmanager
 def opened(browser, path, **options):
     """A page that is ready, that said nothing on the console and asked for no other file."""
@@ -586,7 +595,7 @@ def opened(browser, path, **options):
     page.on("request", lambda request: asked.append(request.url))
     page.goto(path.as_uri())
     page.wait_for_selector("html[data-ready=true]", timeout=60_000, state="attached")
-    page.wait_for_function("document.getElementById('map').dataset.paint !== undefined")
+    until(page, "document.getElementById('map').dataset.paint !== undefined")
     yield page
     assert said == []
     assert [url for url in asked if not url.startswith("blob:")] == [path.as_uri()]
@@ -666,25 +675,23 @@ def test_a_typed_gene_colours_the_map(browser, report):
         gene = page.get_by_label("or type a gene")
         gene.fill("gene13")
         gene.press("Enter")
-        page.wait_for_function(
-            "document.getElementById('map').dataset.colour === 'GENE13, expected by the model'"
-        )
+        until(page, "document.getElementById('map').dataset.colour === 'GENE13, expected by the model'")
         expected = painted(page)
         assert expected != by_component
         page.get_by_label("observed").check()
-        page.wait_for_function("document.getElementById('map').dataset.colour === 'GENE13, observed'")
+        until(page, "document.getElementById('map').dataset.colour === 'GENE13, observed'")
         assert painted(page) != expected
         page.get_by_label("expected").check()
         other = next(f"GENE{i}" for i in range(500) if f"GENE{i}" not in stored)
         gene.fill(other)
         gene.press("Enter")
-        page.wait_for_function(f"document.getElementById('map').dataset.colour.startsWith('{other}, mean')")
+        until(page, f"document.getElementById('map').dataset.colour.startsWith('{other}, mean')")
         assert "not stored cell by cell" in page.locator("#message").inner_text()
         gene.fill("GENE13X")
         gene.press("Enter")
         page.get_by_role("status").get_by_text("No feature called").wait_for()
         page.locator("#message").get_by_role("button", name="GENE13", exact=True).click()
-        page.wait_for_function("document.getElementById('map').dataset.colour.startsWith('GENE13,')")
+        until(page, "document.getElementById('map').dataset.colour.startsWith('GENE13,')")
         assert page.locator("#message").inner_text().strip() == ""
 
 
@@ -710,7 +717,7 @@ def test_the_map_moves_zooms_and_names_the_cell_under_the_pointer(browser, repor
         page.locator("#map").scroll_into_view_if_needed()
         page.locator("#map").click(position={"x": 60, "y": 60})
         page.mouse.wheel(0, -400)
-        page.wait_for_function("chreode.map.zoom > 1.5")
+        until(page, "chreode.map.zoom > 1.5")
         zoomed = painted(page)
         assert zoomed != start
         page.mouse.down()
@@ -729,11 +736,9 @@ def test_markers_and_components_lead_to_the_map(browser, report):
         marker = page.locator("[data-gene]").first
         name = marker.inner_text()
         marker.click()
-        page.wait_for_function(
-            f"document.getElementById('map').dataset.colour === '{name}, expected by the model'"
-        )
+        until(page, f"document.getElementById('map').dataset.colour === '{name}, expected by the model'")
         page.locator("svg.graph g[data-component='2']").press("Enter")
-        page.wait_for_function("document.getElementById('map').dataset.colour === 'component'")
+        until(page, "document.getElementById('map').dataset.colour === 'component'")
         pressed = page.locator("#legend .row[aria-pressed=true]")
         assert pressed.count() == 1
         assert pressed.get_attribute("data-code") == "2"
@@ -794,9 +799,7 @@ def test_fifty_thousand_cells_stay_responsive(browser, tmp_path):
         assert all(pixels_of(count, CATEGORICAL[k]) > 500 for k in range(5))
         assert float(page.get_attribute("#map", "data-paint")) < 1000
         page.get_by_label("or type a gene").fill("GENE3")
-        page.wait_for_function(
-            "document.getElementById('map').dataset.colour === 'GENE3, expected by the model'"
-        )
+        until(page, "document.getElementById('map').dataset.colour === 'GENE3, expected by the model'")
         spent = page.evaluate("""async () => {
             const start = performance.now();
             for (let i = 0; i < 20; i++) {

@@ -44,10 +44,10 @@ def _quiet(axes: Axes) -> Axes:
     return axes
 
 
-def _sequential() -> Any:
+def _sequential(*, least: str = SEQUENTIAL_LIGHT[0]) -> Any:
     from matplotlib.colors import LinearSegmentedColormap
 
-    return LinearSegmentedColormap.from_list("chreode", SEQUENTIAL_LIGHT)
+    return LinearSegmentedColormap.from_list("chreode", [least, *SEQUENTIAL_LIGHT[1:]])
 
 
 def training_curves(history: pd.DataFrame) -> Figure:
@@ -189,7 +189,7 @@ def component_table(table: pd.DataFrame) -> Figure:
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     figure = _figure(1.6 + 0.55 * counts.shape[1], 1.4 + 0.3 * counts.shape[0])
     axes = _quiet(figure.add_subplot())
-    axes.imshow(share, cmap=_sequential(), vmin=0, vmax=1, aspect="auto")
+    axes.imshow(share, cmap=_sequential(least="#ffffff"), vmin=0, vmax=1, aspect="auto")
     for i, j in zip(*np.nonzero(counts), strict=True):
         ink = "white" if share[i, j] > 0.45 else INK
         axes.text(j, i, f"{counts[i, j]:,}", ha="center", va="center", fontsize=7, color=ink)
@@ -327,7 +327,12 @@ def nats_against_seconds(
             color=SOFT,
         )
     if log:
+        from matplotlib.ticker import LogLocator, NullFormatter
+
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("seconds of training", fontsize=9, color=SOFT)
     axes.set_ylabel("held-out nats per molecule", fontsize=9, color=SOFT)
     handles, labels = axes.get_legend_handles_labels()

@@ -29,7 +29,7 @@ UNKNOWN = "#b9bec4"
 """Cells whose level is not known."""
 
 SEQUENTIAL_LIGHT: tuple[str, ...] = (
-    "#e3e6e8", "#b9d3d6", "#7fb8bd", "#3f93a6", "#22698c", "#1b3f6f", "#1a1b46",
+    "#d8dde0", "#b3ced3", "#7fb8bd", "#3f93a6", "#22698c", "#1b3f6f", "#1a1b46",
 )  # fmt: skip
 SEQUENTIAL_DARK: tuple[str, ...] = (
     "#3a4047", "#34546b", "#2f7b8c", "#3fa391", "#7fc67a", "#cfe060", "#fdf6b0",
