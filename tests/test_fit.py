@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from parts import table, tiny
 
 import chreode as ch
-from chreode.checkpoint import read_checkpoint
 from chreode.cells import Layout
+from chreode.checkpoint import read_checkpoint
 from chreode.errors import InputError
 from chreode.loop import NonFinite, _Rank
 from chreode.plan import Stop
 from chreode.recipe import Build, Recipe
+from parts import table, tiny
 
 HERE = Path(__file__).parent
 SCRIPT = textwrap.dedent("""

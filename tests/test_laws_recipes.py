@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from parts import RECIPES, table, tiny
 
 import chreode as ch
 from chreode.fitted import FittedModel
 from chreode.loop import seeded
 from chreode.objective import Step
 from chreode.optim import codebooks
+from parts import RECIPES, table, tiny
 
 
 @pytest.fixture(scope="module")

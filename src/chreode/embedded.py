@@ -82,9 +82,8 @@ class Embedded:
         """A column of the cells as the user wrote it."""
         return self.cells.level_names(column)
 
-    @torch.no_grad()
-    def probabilities(self) -> np.ndarray:
-        """Probability of each component of the prior given the code, ``n x k``.
+    def density(self) -> Any:
+        """The mixture density of the main latent's codes.
 
         Raises
         ------
@@ -98,7 +97,12 @@ class Embedded:
                 "Use a recipe with a mixture prior, such as scdgd."
             )
             raise InputError(msg)
-        return torch.softmax(prior.mixture().log_joint(self.codes[self.code]), 1).cpu().numpy()
+        return prior.mixture()
+
+    @torch.no_grad()
+    def probabilities(self) -> np.ndarray:
+        """Probability of each component of the prior given the code, ``n x k``; refuses as `density` does."""
+        return self.density().responsibilities(self.codes[self.code]).cpu().numpy()
 
     def components(self) -> np.ndarray:
         """The most probable component of each cell, 0 to k - 1."""

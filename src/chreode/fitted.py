@@ -17,10 +17,9 @@ from chreode.cells import Cells, Layout, Reading
 from chreode.embedded import Embedded
 from chreode.errors import InputError
 from chreode.fit import train
-from chreode.held_out import halves, nats
 from chreode.infer import Encoder
 from chreode.io.read import read
-from chreode.loop import Call, mix
+from chreode.loop import Call
 from chreode.model import LatentModel
 from chreode.recipe import Recipe, named
 
@@ -112,9 +111,15 @@ class FittedModel:
 
     @torch.no_grad()
     def component_means(self, modality: str | None = None) -> np.ndarray:
-        """What each component's mean decodes to: expected proportions, ``k x g``."""
-        modes = self.module.latents[self.code].prior.modes()
-        return self.embedded.decode(modes, modality).proportions.cpu().numpy()
+        """What each component's mean decodes to: expected proportions, ``k x g``, in the order of `components`.
+
+        Raises
+        ------
+        InputError
+            When the prior has no components.
+        """
+        means = self.embedded.density().means
+        return self.embedded.decode(means, modality).proportions.cpu().numpy()
 
     @torch.no_grad()
     def sample(self, n: int, *, component: int | None = None, seed: int = 0) -> ad.AnnData:
@@ -342,8 +347,6 @@ def load(folder: str | Path, *, recipe: Recipe | None = None) -> FittedModel:
         When the folder is not a whole model of a format this version reads, or its recipe is unknown.
     """
     import pandas as pd
-
-    import chreode.recipes  # noqa: F401  (registers chreode's own)
 
     facts, tensors = storage.read_folder(folder)
     layout = Layout.from_json(facts["layout"])

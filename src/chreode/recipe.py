@@ -162,6 +162,8 @@ def named(name: str, arguments: Mapping[str, Any] | None = None) -> Recipe:
     InputError
         When there is none, naming those that exist.
     """
+    # chreode's own recipes register themselves when their room is opened; it stands above this file.
+    importlib.import_module("chreode.recipes")
     if name not in registry:
         close = difflib.get_close_matches(name, registry, 1)
         hint = f" Did you mean {close[0]!r}?" if close else ""

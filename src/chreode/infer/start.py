@@ -17,10 +17,13 @@ _SAMPLE = 20_000  # cells that decide the components; the others are projected
 class PrincipalStart(nn.Module):
     """Principal components of log-normalised counts, kept as a linear map for cells that come later.
 
-    .. math:: u_{ig} = \\log(1 + c\\,x_{ig}/s_i), \\qquad z_i = (u_i - \\bar u) V / \\mathrm{sd}(\\mathrm{PC}_1)
+    .. math:: u_{ig} = \\log(1 + c\\,x_{ig}/s_i), \\qquad
+              v_{ig} = \\min(u_{ig},\\, \\bar u_g + 10\\sigma_g)/\\sigma_g, \\qquad
+              z_i = (v_i - \\bar v) V / \\mathrm{sd}(\\mathrm{PC}_1)
 
-    with :math:`c` the median total of the cells. Values that are not counts are only centred. A feature
-    that a panel did not measure counts as its mean.
+    with :math:`c` the median total of the cells and :math:`\\sigma_g` the feature's standard deviation, as is
+    usual before principal components of expression. Values that are not counts are only centred. A
+    feature that a panel did not measure counts as its mean.
 
     Parameters
     ----------
@@ -34,6 +37,8 @@ class PrincipalStart(nn.Module):
 
     loadings: Tensor
     mean: Tensor
+    scale: Tensor
+    cap: Tensor
     depth: Tensor
     shift: Tensor
 
@@ -46,6 +51,8 @@ class PrincipalStart(nn.Module):
         features = layout.modalities[self.modality].n_features
         self.register_buffer("loadings", torch.zeros(features, dim))
         self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("scale", torch.ones(features))
+        self.register_buffer("cap", torch.full((features,), torch.inf))
         self.register_buffer("depth", torch.ones(()))
         self.register_buffer("shift", torch.zeros(n_levels, dim))
 
@@ -58,6 +65,8 @@ class PrincipalStart(nn.Module):
         some = cells[torch.from_numpy(sample)] if len(sample) < len(cells) else cells
         size = some.size[self.modality]
         self.depth.copy_(size[size > 0].median() if self.counts else torch.ones(()))
+        if self.counts:
+            self._learn_scale(self._transform(some))
         values = self._transform(some)
         matrix = values.scipy() if isinstance(values, CSR) else values.cpu().numpy()
         n_features, dim = self.loadings.shape
@@ -92,7 +101,20 @@ class PrincipalStart(nn.Module):
         if not self.counts or not isinstance(values, CSR):
             return values
         factor = self.depth / cells.size[self.modality].clamp(min=1)
-        return values.with_value(torch.log1p(values.value * factor[values.row]))
+        logged = torch.log1p(values.value * factor[values.row])
+        column = values.col.long()
+        return values.with_value(torch.minimum(logged, self.cap[column]) / self.scale[column])
+
+    def _learn_scale(self, values: CSR | Tensor) -> None:
+        """Each feature's standard deviation, and where its values are cut; from values on their own scale."""
+        if not isinstance(values, CSR):
+            return
+        n = len(values)
+        mean = values.sum_columns() / n
+        square = values.with_value(values.value**2).sum_columns() / n
+        sd = (square - mean**2).clamp(min=0).sqrt()
+        self.scale.copy_(torch.where(sd > 0, sd, 1))
+        self.cap.copy_(mean + 10 * self.scale)
 
     def _project(self, cells: Cells) -> Tensor:
         product = self._transform(cells) @ self.loadings

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chreode.io.source import Table, open_source
+from chreode.io.opening import open_source
+from chreode.io.source import Table
 
 if TYPE_CHECKING:
     import os

@@ -15,8 +15,9 @@ from chreode.io.columns import Column, learn, reuse
 from chreode.io.features import by_column, by_deviance, by_name
 from chreode.io.gather import Room, gather, gather_dense
 from chreode.io.match import match
+from chreode.io.opening import open_source
 from chreode.io.schema import Schema, listing
-from chreode.io.source import Field, Source, open_source
+from chreode.io.source import Field, Source
 from chreode.io.survey import EXACT, Survey, survey
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ Width = Annotated[int, Field(ge=1, le=4096)]
 Dim = Annotated[int, Field(ge=1, le=512)]
 Components = Annotated[int, Field(ge=1, le=1000)] | None
 Positive = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(gt=0, lt=1)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
 Likelihood = Literal["nb", "poisson", "zinb", "bernoulli", "normal"]
 Covariance = Literal["tied", "diagonal", "isotropic", "full"]
 
