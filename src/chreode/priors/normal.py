@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from chreode.axes import Float, Tensor
+from chreode.errors import InputError
 
 if TYPE_CHECKING:
     from chreode.cells import Cells
@@ -97,11 +98,11 @@ class FlatDensity:
 
         Raises
         ------
-        ValueError
+        InputError
             Always.
         """
         msg = "Expected a prior to draw codes from; found none. Use a recipe with a prior, such as dgd."
-        raise ValueError(msg)
+        raise InputError(msg)
 
 
 class Flat(nn.Module):
