@@ -156,6 +156,8 @@ def test_a_recipe_without_components():
     done = chreode("sample", "run", "--component", "0", "--out", "drawn.h5ad")
     assert done.code == 2
     assert "Leave --component out" in done.err
+    assert "Expected a prior to draw codes from" in chreode("sample", "run", "--out", "drawn.h5ad").err
+    assert not Path("drawn.h5ad").exists()
 
 
 # ---- a folder that is there
