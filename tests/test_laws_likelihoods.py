@@ -308,6 +308,18 @@ def test_cells_without_counts_or_features_weigh_nothing(name):
     assert torch.equal(observed.mean[:2], torch.zeros(2, G))
 
 
+@pytest.mark.parametrize("name", COUNTS)
+def test_stored_zeros_and_sizes_of_empty_cells_stay_finite(name):
+    c = case(name, n=2)
+    every = CSR(torch.tensor([0, G, 2 * G]), torch.arange(G).repeat(2).int(), torch.zeros(2 * G), G)
+    raw, size = c.raw.float().requires_grad_(), torch.zeros(2, requires_grad=True)
+    value = c.head(raw, size, None).log_prob(every)
+    value.sum().backward()
+    assert value.abs().max() < 1e-4
+    assert raw.grad.isfinite().all()
+    assert size.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_rows_in_blocks_equal_rows_at_once(name, monkeypatch):
     c = case(name)
