@@ -63,8 +63,6 @@ def __getattr__(name: str) -> Any:
         msg = f"module 'chreode' has no attribute {name!r}; it has {', '.join(__all__)}"
         raise AttributeError(msg)
     module, _, attribute = _WHERE[name].partition(":")
-    if name == "load":
-        importlib.import_module("chreode.recipes")  # a saved model finds its recipe in the registry
     found = importlib.import_module(module)
     if attribute:
         found = getattr(found, attribute)
