@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import anndata as ad
 import numpy as np
 import scipy.sparse as sp
 
 from chreode import recipes
-from chreode.cells import Cells
 from chreode.io.read import read
-from chreode.recipe import Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from chreode.cells import Cells
+    from chreode.recipe import Recipe
 
 __all__ = ["RECIPES", "table", "tiny"]
 
@@ -22,7 +26,9 @@ def table(
     """Counts of a few well separated groups, some of whose genes a batch changes."""
     rng = np.random.default_rng(seed)
     group, batch = rng.integers(groups, size=n_cells), rng.integers(batches, size=n_cells)
-    logits = rng.normal(0, 1.5, (groups, n_features))[group] + rng.normal(0, 0.3, (batches, n_features))[batch]
+    logits = (
+        rng.normal(0, 1.5, (groups, n_features))[group] + rng.normal(0, 0.3, (batches, n_features))[batch]
+    )
     share = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     depth = rng.lognormal(6, 0.3, n_cells)
     counts = rng.poisson(share * depth[:, None] * rng.gamma(5, 0.2, (n_cells, n_features)))

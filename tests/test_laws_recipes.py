@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 import torch
 
 import chreode as ch
-from chreode.fitted import FittedModel
 from chreode.loop import seeded
 from chreode.objective import Step
 from chreode.optim import codebooks
 from parts import RECIPES, table, tiny
+
+if TYPE_CHECKING:
+    from chreode.fitted import FittedModel
 
 
 @pytest.fixture(scope="module")

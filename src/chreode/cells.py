@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
 from chreode.axes import Bool, Float, Int, Tensor
 from chreode.csr import CSR
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["CSR", "Cells", "Covariate", "Layout", "Modality", "Reading"]
 
@@ -265,8 +267,14 @@ class Cells:
         put("names", names if isinstance(names, np.ndarray) else np.asarray(names, dtype=object))
         put("measured", dict(measured))
         put("index", torch.arange(n) if index is None else index)
-        put("size", {m: _size(layout.modalities[m], x) for m, x in measured.items()} if size is None else dict(size))
-        put("present", {m: torch.ones(n, dtype=torch.bool) for m in self.size} if present is None else dict(present))
+        put(
+            "size",
+            {m: _size(layout.modalities[m], x) for m, x in measured.items()} if size is None else dict(size),
+        )
+        put(
+            "present",
+            {m: torch.ones(n, dtype=torch.bool) for m in self.size} if present is None else dict(present),
+        )
         put("covariates", dict(covariates or {}))
         put("panels", dict(panels or {}))
         put("panel", dict(panel or {}))
@@ -286,8 +294,9 @@ class Cells:
     def __repr__(self) -> str:
         parts = [f"{len(self)} cells"]
         parts += [f"{name}: {m.n_features} features ({m.kind})" for name, m in self.layout.modalities.items()]
-        parts += [f"{c.role} {c.column!r} ({len(c.levels)} levels)" if c.categorical else f"{c.role} {c.column!r}"
-                  for c in self.layout.covariates.values()]  # fmt: skip
+        for c in self.layout.covariates.values():
+            levels = f" ({len(c.levels)} levels)" if c.categorical else ""
+            parts.append(f"{c.role} {c.column!r}{levels}")
         return f"Cells({', '.join(parts)})"
 
     @property

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chreode.axes import Tensor
 from chreode.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["NAME", "differences", "read_checkpoint", "write_checkpoint"]
 
@@ -22,12 +24,18 @@ def write_checkpoint(folder: str | Path, tensors: Mapping[str, Tensor], facts: M
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob(f".{NAME}.*"):
+        stale.unlink()  # left by a run that was killed while it wrote
     beside = folder / f".{NAME}.{os.getpid()}"
-    # A clone where tensors share memory: the format stores each by itself.
-    save_file({k: v.detach().cpu().clone() for k, v in tensors.items()}, beside, {"chreode": json.dumps(facts)})
-    with beside.open("rb") as written:
-        os.fsync(written.fileno())
-    beside.replace(folder / NAME)
+    try:
+        # A clone where tensors share memory: the format stores each by itself.
+        whole = {k: v.detach().cpu().clone() for k, v in tensors.items()}
+        save_file(whole, beside, {"chreode": json.dumps(facts)})
+        with beside.open("rb+") as written:
+            os.fsync(written.fileno())
+        beside.replace(folder / NAME)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def read_checkpoint(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -48,7 +56,10 @@ def read_checkpoint(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, An
             facts = json.loads((file.metadata() or {})["chreode"])
             return {key: file.get_tensor(key) for key in file.keys()}, facts  # noqa: SIM118
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        msg = f"Expected a checkpoint in {path}; found a file that cannot be read ({error}). Delete it to start anew."
+        msg = (
+            f"Expected a checkpoint in {path}; found a file that cannot be read ({error}). Delete it to "
+            "start anew."
+        )
         raise InputError(msg) from None
 
 

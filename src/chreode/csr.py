@@ -66,9 +66,7 @@ class CSR:
         crow = torch.zeros(len(rows) + 1, dtype=torch.int64, device=self.crow.device)
         torch.cumsum(counts, 0, out=crow[1:])
         total = int(crow[-1])
-        row = torch.repeat_interleave(
-            torch.arange(len(rows), device=crow.device), counts, output_size=total
-        )
+        row = torch.repeat_interleave(torch.arange(len(rows), device=crow.device), counts, output_size=total)
         where = torch.arange(total, device=crow.device) + (start - crow[:-1])[row]
         taken = CSR(crow, self.col[where], self.value[where], self.width)
         taken._row = row
@@ -123,7 +121,7 @@ class CSR:
         """From a SciPy sparse matrix or a dense array (rows are cells)."""
         import scipy.sparse as sp
 
-        csr = sp.csr_matrix(matrix)
+        csr: Any = sp.csr_matrix(matrix)
         csr.sum_duplicates()
         return cls(
             torch.from_numpy(csr.indptr.astype(np.int64)),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,11 +12,14 @@ from chreode import storage
 from chreode.axes import Float, Tensor
 from chreode.cells import Cells, Layout, Reading
 from chreode.errors import InputError
-from chreode.model import LatentModel
-from chreode.parts import Observed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
     import anndata as ad
+
+    from chreode.model import LatentModel
+    from chreode.parts import Observed
 
 __all__ = ["Embedded", "blank"]
 
@@ -112,7 +114,10 @@ class Embedded:
     def decode(self, z: Float[Tensor, "n d"], modality: str | None = None) -> Observed:
         """The distribution that codes of the main latent decode to, at size 1 and unknown covariates."""
         cells = blank(self.cells.layout, len(z))
-        codes = {name: z if name == self.code else value[:1].expand(len(z), -1) for name, value in self.codes.items()}
+        codes = {
+            name: z if name == self.code else value[:1].expand(len(z), -1)
+            for name, value in self.codes.items()
+        }
         return self.module.decoder(codes, cells)[self._modality(modality)]
 
     def expected(
@@ -164,7 +169,9 @@ class Embedded:
 
     def replace(self, *, cells: Cells) -> Embedded:
         """The same codes with other cells."""
-        return Embedded(self.module, cells, self.codes, code=self.code, recipe=self.recipe, trained=self.trained)
+        return Embedded(
+            self.module, cells, self.codes, code=self.code, recipe=self.recipe, trained=self.trained
+        )
 
     def write(self, adata: ad.AnnData) -> None:
         """Write into the user's AnnData, whose cells must be these, in any order.
@@ -184,7 +191,9 @@ class Embedded:
         if (position < 0).any():
             lost = adata.obs_names[position < 0]
             msg = (
-                f"Expected a table of the embedded cells; found {len(lost)} others ({', '.join(lost[:3])}, ...). "
+                f"Expected a table of the embedded cells; found {len(lost)} others "
+                f"({', '.join(lost[:3])}, ...). "
+                ""
                 "Write into the data that was read, or project these cells first."
             )
             raise InputError(msg)
@@ -194,7 +203,9 @@ class Embedded:
         if int(self.module.latents[self.code].prior.count) > 0:
             probabilities = self.probabilities()[position]
             adata.obsm[f"{self.recipe}_probabilities"] = probabilities
-            adata.obs[f"{self.recipe}_component"] = pd.Categorical(probabilities.argmax(1).astype(str))
+            levels = [str(k) for k in range(probabilities.shape[1])]
+            chosen = pd.Categorical.from_codes(probabilities.argmax(1), categories=levels)
+            adata.obs[f"{self.recipe}_component"] = chosen
         adata.obs[f"{self.recipe}_trained"] = self.trained[position]
         adata.uns["chreode"] = json.dumps(
             {"recipe": self.recipe, "reading": self.cells.reading.to_json(), "versions": storage.versions()}
@@ -224,7 +235,7 @@ class Embedded:
         def under(field: str) -> dict[str, Any]:
             return {k.removeprefix(f"{field}."): v for k, v in kept.items() if k.startswith(f"{field}.")}
 
-        parts = {field: under(field) for field in ("size", "present", "covariates")}
+        parts: dict[str, Any] = {field: under(field) for field in ("size", "present", "covariates")}
         cells = Cells(layout, names=names, measured={}, reading=reading, **parts)
         trained = kept["trained"].numpy() if "trained" in kept else np.zeros(0, dtype=bool)
         return cls(module, cells, under("codes"), code=code, recipe=recipe, trained=trained)
@@ -240,10 +251,15 @@ class Embedded:
         if features is None:
             return None
         described = self.cells.layout.modalities[modality]
-        where = {name: i for i, name in enumerate(described.symbols)} | {n: i for i, n in enumerate(described.names)}
+        where = {name: i for i, name in enumerate(described.symbols)} | {
+            n: i for i, n in enumerate(described.names)
+        }
         lost = [name for name in features if name not in where]
         if lost:
-            msg = f"Expected features the model knows; found {', '.join(lost[:5])}. See layout.modalities[...].names."
+            msg = (
+                f"Expected features the model knows; found {', '.join(lost[:5])}. See "
+                "layout.modalities[...].names."
+            )
             raise InputError(msg)
         return torch.tensor([where[name] for name in features], dtype=torch.int64)
 

@@ -22,7 +22,9 @@ def start_codes() -> Event:
 
 def centre_decoder() -> Event:
     """Before the first epoch: a code of zero decodes to the mean profile."""
-    return Event("centre decoder", lambda moment: moment.model.decoder.readout.centre(moment.cells), at="start")
+    return Event(
+        "centre decoder", lambda moment: moment.model.decoder.readout.centre(moment.cells), at="start"
+    )
 
 
 def start_means(latent: str) -> Event:
@@ -47,7 +49,9 @@ def place_means(latent: str, *, at: float, components: int | None) -> Event:
         if components is None:
             count, labels = count_communities(codes, seed=moment.seed)
             count = min(count, prior.components)
-            prior.place(codes, components=count, generator=moment.generator, labels=labels.clamp(max=count - 1))
+            prior.place(
+                codes, components=count, generator=moment.generator, labels=labels.clamp(max=count - 1)
+            )
         else:
             prior.place(codes, components=components, generator=moment.generator)
 
@@ -57,7 +61,9 @@ def place_means(latent: str, *, at: float, components: int | None) -> Event:
 def follow(latent: str, *, every: int = 1) -> Event:
     """After every epoch: one step of expectation-maximisation of the placed mixture on the codes."""
     return Event(
-        "follow codes", lambda moment: moment.model.latents[latent].prior.update(moment.codes(latent)), every=every
+        "follow codes",
+        lambda moment: moment.model.latents[latent].prior.update(moment.codes(latent)),
+        every=every,
     )
 
 

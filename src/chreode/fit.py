@@ -6,21 +6,22 @@ import hashlib
 import tempfile
 import warnings
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from chreode.axes import Tensor
-from chreode.cells import Cells
 from chreode.checkpoint import differences, read_checkpoint, write_checkpoint
 from chreode.errors import InputError
 from chreode.loop import Call, mix, run, seeded
 from chreode.plan import Moment
-from chreode.recipe import Build, Recipe
 
 if TYPE_CHECKING:
     import pandas as pd
     from lightning_fabric import Fabric
+
+    from chreode.cells import Cells
+    from chreode.recipe import Build, Recipe
 
 __all__ = ["Trained", "train"]
 
@@ -80,16 +81,13 @@ def train(cells: Cells, recipe: Recipe, call: Call) -> Trained:
     found = read_checkpoint(call.checkpoint) if call.checkpoint else None
     if found is not None and (changed := differences(facts["call"], found[1]["call"])):
         msg = (
-            f"Expected the call that began the run in {call.checkpoint}; found a changed one: {'; '.join(changed)}. "
+            f"Expected the call that began the run in {call.checkpoint}; found a changed one: "
+            f"{'; '.join(changed)}. "
             "Repeat the first call to resume it, or choose another folder."
         )
         raise InputError(msg)
     if found is None:
-        for event in plan.events:
-            if event.at == "start":
-                model = build.model
-                codes = lambda latent: model.latents[latent].infer.weight  # noqa: E731
-                event.do(Moment(model, training, codes=codes, seed=mix(call.seed, 11)))
+        _begin(build, training, mix(call.seed, 11))
     fabric = Fabric(
         accelerator=_accelerator(call.device),
         devices=call.devices,
@@ -101,10 +99,15 @@ def train(cells: Cells, recipe: Recipe, call: Call) -> Trained:
         tensors, history = run(fabric, build, *work)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            fabric.launch(_rank, _Parcel(recipe, plan.epochs, build.model.state_dict(), folder, *work))
+            fabric.launch(
+                cast("Any", _rank), _Parcel(recipe, plan.epochs, build.model.state_dict(), folder, *work)
+            )
             left = read_checkpoint(folder)
         if left is None:
-            msg = "Expected the fitted weights of the first process; found none: a process was ended from outside."
+            msg = (
+                "Expected the fitted weights of the first process; found none: a process was ended from "
+                "outside."
+            )
             raise RuntimeError(msg)
         tensors, history = left[0], left[1]["history"]
     build.model.to("cpu").load_state_dict(tensors)
@@ -112,6 +115,17 @@ def train(cells: Cells, recipe: Recipe, call: Call) -> Trained:
     import pandas as pd
 
     return Trained(build, rows, held, pd.DataFrame(history))
+
+
+def _begin(build: Build, cells: Cells, seed: int) -> None:
+    """What happens before the first epoch, with all cells at hand."""
+
+    def codes(latent: str) -> Tensor:
+        return build.model.latents[latent].infer.weight
+
+    for event in build.plan.events:
+        if event.at == "start":
+            event.do(Moment(build.model, cells, codes=codes, seed=seed))
 
 
 class _Parcel:
@@ -163,5 +177,3 @@ def _facts(cells: Cells, recipe: Recipe, call: Call) -> dict[str, Any]:
     said = {k: getattr(call, k) for k in ("epochs", "seed", "device", "devices", "precision", "validation")}
     data = {"cells": names, "features": cells.layout.fingerprint, "totals": total}
     return {"call": {**said, "recipe": recipe.to_json(), "data": data}, "finished": False}
-
-

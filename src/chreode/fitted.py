@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -20,12 +19,15 @@ from chreode.fit import train
 from chreode.infer import Encoder
 from chreode.io.read import read
 from chreode.loop import Call
-from chreode.model import LatentModel
 from chreode.recipe import Recipe, named
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import anndata as ad
     import pandas as pd
+
+    from chreode.model import LatentModel
 
 __all__ = ["Embedded", "FittedModel", "distil", "fit", "load"]
 
@@ -111,7 +113,7 @@ class FittedModel:
 
     @torch.no_grad()
     def component_means(self, modality: str | None = None) -> np.ndarray:
-        """What each component's mean decodes to: expected proportions, ``k x g``, in the order of `components`.
+        """What each component's mean decodes to: expected proportions, ``k x g``.
 
         Raises
         ------
@@ -199,7 +201,9 @@ class FittedModel:
         cells
             Whether names, codes, sizes and covariates of the fitted cells go along.
         """
-        weights = {k: v for k, v in self.module.state_dict().items() if cells or not k.endswith("infer.weight")}
+        weights = {
+            k: v for k, v in self.module.state_dict().items() if cells or not k.endswith("infer.weight")
+        }
         for latent, encoder in self.encoders.items():
             weights |= {f"encoders.{latent}.{k}": v for k, v in encoder.state_dict().items()}
         facts = {
@@ -216,8 +220,20 @@ class FittedModel:
         storage.write_folder(folder, facts=facts, files=files, table=self.history.to_csv(index=False))
 
     def _check_component(self, component: int | None) -> None:
+        if not self.embedded.trained.any():
+            msg = (
+                "Expected a model that was saved with its cells; found none, so no totals to draw. Save with "
+                "cells=True."
+            )
+            raise InputError(msg)
+        if component is not None and not self.components:
+            msg = f"Expected a model with components; found {self.recipe.name} without. Leave component out."
+            raise InputError(msg)
         if component is not None and not 0 <= component < self.components:
-            msg = f"Expected a component from 0 to {self.components - 1}; found {component}. Choose one of these."
+            msg = (
+                f"Expected a component from 0 to {self.components - 1}; found {component}. Choose one of "
+                "these."
+            )
             raise InputError(msg)
 
 
@@ -273,7 +289,9 @@ def fit(
     NonFinite
         When the loss stops being a number; names term, step, cells and features.
     """
-    call = Call(epochs, seed, device, devices, precision, validation, checkpoint and str(checkpoint), progress)
+    call = Call(
+        epochs, seed, device, devices, precision, validation, checkpoint and str(checkpoint), progress
+    )
     _check(cells, recipe, call)
     trained = train(cells, recipe, call)
     module = trained.build.model
@@ -311,14 +329,31 @@ def _codes_of_all(module: LatentModel, cells: Cells, trained: np.ndarray, seed: 
 def _check(cells: Cells, recipe: Recipe, call: Call) -> None:
     """Refuse what cannot work before anything is trained."""
     if not isinstance(cells, Cells):
-        msg = f"Expected Cells from chreode.read; found {type(cells).__name__}. Call chreode.read(source) first."
+        msg = (
+            f"Expected Cells from chreode.read; found {type(cells).__name__}. Call chreode.read(source) "
+            "first."
+        )
         raise InputError(msg)
     if not isinstance(recipe, Recipe):
         found = getattr(recipe, "__name__", type(recipe).__name__)
-        msg = f"Expected a recipe such as chreode.recipes.scdgd(); found {found}. Call it, with or without arguments."
+        msg = (
+            f"Expected a recipe such as chreode.recipes.scdgd(); found {found}. Call it, with or without "
+            "arguments."
+        )
         raise InputError(msg)
+    devices = {
+        "auto": True,
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
     rules = {
         "epochs": (call.epochs is None or call.epochs >= 1, "at least 1, or None"),
+        "seed": (0 <= call.seed < 2**32, "from 0 to 4,294,967,295"),
+        "device": (
+            devices.get(call.device, False),
+            f"among {', '.join(d for d, there in devices.items() if there)}",
+        ),
         "devices": (call.devices >= 1, "at least 1"),
         "validation": (0 <= call.validation < 1, "from 0 to below 1"),
     }
@@ -327,7 +362,9 @@ def _check(cells: Cells, recipe: Recipe, call: Call) -> None:
             msg = f"Expected {name} {expected}; found {getattr(call, name)!r}. Give a value in this range."
             raise InputError(msg)
     if len(cells) * (1 - call.validation) < 2:
-        msg = f"Expected at least two cells to train on; found {len(cells)}. Give more cells, or validation=0."
+        msg = (
+            f"Expected at least two cells to train on; found {len(cells)}. Give more cells, or validation=0."
+        )
         raise InputError(msg)
 
 
@@ -378,7 +415,13 @@ def load(folder: str | Path, *, recipe: Recipe | None = None) -> FittedModel:
     )
     stored = tensors.get("cells.safetensors", {})
     model.embedded = Embedded.from_tensors(
-        module, layout, stored, names=facts["names"], code=model.code, recipe=recipe.name, reading=model.reading
+        module,
+        layout,
+        stored,
+        names=facts["names"],
+        code=model.code,
+        recipe=recipe.name,
+        reading=model.reading,
     )
     return model
 
@@ -404,7 +447,10 @@ def distil(
     """
     embedded = model.embedded if source is None else model.project(source)
     if not embedded.cells.measured:
-        msg = "Expected cells with counts to distil from; found a loaded model. Give the data: distil(model, source)."
+        msg = (
+            "Expected cells with counts to distil from; found a loaded model. Give the data: distil(model, "
+            "source)."
+        )
         raise InputError(msg)
     encoders = posthoc.distil(
         model.module, embedded.cells, embedded.codes, epochs=epochs, seed=seed, progress=progress

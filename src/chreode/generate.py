@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,12 +31,11 @@ def sample(embedded: Embedded, n: int, *, component: int | None, generator: torc
     modality = next(iter(layout.modalities))
     obs = pd.DataFrame(index=pd.Index([f"sample_{i}" for i in range(n)]))
     if int(prior.count):
-        odds = density.log_weights.exp() if component is None else None
-        chosen = (
-            torch.multinomial(odds, n, replacement=True, generator=generator)
-            if odds is not None
-            else torch.full((n,), component)
-        )
+        if component is None:
+            odds = density.log_weights.exp()
+            chosen = torch.multinomial(odds, n, replacement=True, generator=generator)
+        else:
+            chosen = torch.full((n,), component)
         z = _codes_of(density, chosen, generator)
         obs["component"] = pd.Categorical(chosen.numpy().astype(str))
         donors = _donors(torch.from_numpy(embedded.components()), embedded.trained, chosen, generator)
@@ -56,15 +55,17 @@ def sample(embedded: Embedded, n: int, *, component: int | None, generator: torc
     for column in layout.covariates:
         obs[column] = embedded.level_names(column)[donors.numpy()]
     described = layout.modalities[modality]
-    var = pd.DataFrame({"symbol": described.symbols} if described.symbols else {}, index=list(described.names))
+    var = pd.DataFrame(
+        {"symbol": described.symbols} if described.symbols else {}, index=pd.Index(described.names)
+    )
     return ad.AnnData(sp.vstack(parts, format="csr"), obs=obs, var=var)
 
 
-def _codes_of(density: object, chosen: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    z = torch.zeros(len(chosen), density.means.shape[1])  # type: ignore[attr-defined]
+def _codes_of(density: Any, chosen: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    z = torch.zeros(len(chosen), density.means.shape[1])
     for k in chosen.unique().tolist():
         mine = chosen == k
-        z[mine] = density.sample(int(mine.sum()), generator, component=k)  # type: ignore[attr-defined]
+        z[mine] = density.sample(int(mine.sum()), generator, component=k)
     return z
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from chreode.axes import Tensor
 from chreode.cells import CSR, Cells
 from chreode.io.loader import thin
-from chreode.parts import Observed
+
+if TYPE_CHECKING:
+    from chreode.parts import Observed
 
 __all__ = ["halves", "nats", "profile_nats"]
 
@@ -32,7 +36,9 @@ def halves(cells: Cells, generator: torch.Generator) -> tuple[Cells, Cells]:
                 sizes[side][name] = half.sum_rows()
             continue
         chosen = torch.rand(modality.n_features, generator=generator).to(cells.device) < 0.5
-        old = cells.panels.get(name, torch.ones(1, modality.n_features, dtype=torch.bool, device=cells.device))
+        old = cells.panels.get(
+            name, torch.ones(1, modality.n_features, dtype=torch.bool, device=cells.device)
+        )
         panel[name] = cells.panel.get(name, torch.zeros(len(cells), dtype=torch.int64, device=cells.device))
         panels[0][name], panels[1][name] = old & chosen, old & ~chosen
     first, second = (
@@ -60,7 +66,7 @@ def nats(observed: Observed, cells: Cells, modality: str) -> tuple[float, float]
 
 
 def profile_nats(profile: Tensor, cells: Cells, modality: str) -> float:
-    """Nats per molecule when every cell is expected to have the same proportions ``profile``, length ``g``."""
+    """Nats per molecule when every cell is expected to have the same proportions ``profile``, ``g``."""
     measured = cells.measured[modality]
     if not isinstance(measured, CSR):
         msg = "Expected sparse counts; found dense values. Nats per molecule are for counts."
@@ -68,7 +74,9 @@ def profile_nats(profile: Tensor, cells: Cells, modality: str) -> float:
     mask = cells.mask(modality)
     log_share = profile.clamp(min=1e-30).log()
     if mask is None:
-        return float(-(measured.value * log_share[measured.col.long()]).double().sum() / measured.value.double().sum())
+        return float(
+            -(measured.value * log_share[measured.col.long()]).double().sum() / measured.value.double().sum()
+        )
     # Proportions are renormalised over the features each cell's panel measured.
     scale = (mask * profile).sum(1).clamp(min=1e-30).log()
     spent = measured.value * (log_share[measured.col.long()] - scale[measured.row])

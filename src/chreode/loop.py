@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,18 +11,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from chreode.axes import Tensor
-from chreode.cells import Cells
 from chreode.checkpoint import write_checkpoint
 from chreode.held_out import halves, nats
 from chreode.io.loader import minibatches
 from chreode.objective import Step
 from chreode.optim import CodeAdam, codebooks, optimiser
 from chreode.plan import Event, Moment
-from chreode.recipe import Build
 from chreode.settle import infer_codes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
     from lightning_fabric import Fabric
+
+    from chreode.cells import Cells
+    from chreode.recipe import Build
 
 __all__ = ["Call", "NonFinite", "mix", "run", "seeded"]
 
@@ -85,7 +87,13 @@ class _Rank:
     """What a fit holds between epochs, on one rank."""
 
     def __init__(
-        self, fabric: Fabric, build: Build, cells: Cells, held: Cells | None, call: Call, facts: dict[str, Any]
+        self,
+        fabric: Fabric,
+        build: Build,
+        cells: Cells,
+        held: Cells | None,
+        call: Call,
+        facts: dict[str, Any],
     ) -> None:
         self.fabric, self.plan, self.call, self.facts = fabric, build.plan, call, facts
         self.model, self.n_cells = build.model, len(cells)
@@ -142,7 +150,7 @@ class _Rank:
             self.history.append({**row, "seconds": self.clock["seconds"]})
             bar.update(self.time - before)
             held_out = {} if row["validation"] is None else {"held_out": f"{row['validation']:.4f}"}
-            bar.set_postfix(loss=f"{row['loss']:.2f}", **held_out)
+            bar.set_postfix({"loss": f"{row['loss']:.2f}", **held_out})
             now = time.perf_counter()
             # Writing takes no more than about a twentieth of the time.
             if self.call.checkpoint and now - saved > 20 * cost:
@@ -158,7 +166,9 @@ class _Rank:
     def epoch(self) -> dict[str, Any]:
         """One pass over the cells; returns the mean of every term, in nats per cell."""
         number = self.clock["epoch"]
-        order = minibatches(self.n_cells, size=self.plan.minibatch, seed=mix(self.call.seed, 17), epoch=number)
+        order = minibatches(
+            self.n_cells, size=self.plan.minibatch, seed=mix(self.call.seed, 17), epoch=number
+        )
         totals: dict[str, float] = {}
         self.step.train()
         with seeded(mix(self.call.seed, 19, number, self.number)):
@@ -172,7 +182,7 @@ class _Rank:
         for adam in self.code_adams.values():
             adam.end_epoch()
         if self.world > 1:
-            sums = self.fabric.all_reduce(torch.tensor(list(totals.values())), reduce_op="mean")
+            sums: Any = self.fabric.all_reduce(torch.tensor(list(totals.values())), reduce_op="mean")
             totals = dict(zip(totals, sums.tolist(), strict=True))
         self.clock["epoch"] += 1
         return {"epoch": self.clock["epoch"], "loss": sum(totals.values()), **totals}
@@ -186,7 +196,7 @@ class _Rank:
             raise NonFinite(self.explain(cells, terms, number))
         if self.adam is not None:
             self.adam.zero_grad(set_to_none=True)
-        self.fabric.backward(sum(values.values()))
+        self.fabric.backward(torch.stack(list(values.values())).sum())
         if self.adam is not None:
             self.adam.step()
         for adam in self.code_adams.values():
@@ -226,7 +236,9 @@ class _Rank:
 
     def happen(self, before: int) -> str:
         """Fire the events whose time came in this epoch; returns their names."""
-        due = [e for e in self.plan.events if (tick := self._tick(e)) is not None and before < tick <= self.time]
+        due = [
+            e for e in self.plan.events if (tick := self._tick(e)) is not None and before < tick <= self.time
+        ]
         if due:
             # A fraction is a new phase: it begins from the best of the last one.
             self.restore_best()
@@ -242,7 +254,7 @@ class _Rank:
             event.do(Moment(self.model, self.cells, codes=self.codes, seed=seed))
 
     def look(self, before: int) -> float | None:
-        """Held-out nats, when a look is due; without improvement for long enough, move on to the next phase."""
+        """Held-out nats, when a look is due; move on to the next phase when they fall no more."""
         stop = self.plan.stop
         ticks = [tick for e in self.plan.events if (tick := self._tick(e)) is not None]
         ends = any(before < tick <= self.time for tick in [*ticks, self.plan.epochs])
@@ -292,7 +304,7 @@ class _Rank:
         longest = -(-self.n_cells // self.world)
         padded = torch.zeros((longest, *mine.shape[1:]), dtype=mine.dtype, device=mine.device)
         padded[: len(mine)] = mine
-        every = self.fabric.all_gather(padded)  # world x longest x ...
+        every: Any = self.fabric.all_gather(padded)  # world x longest x ...
         return every.transpose(0, 1).reshape(-1, *mine.shape[1:])[: self.n_cells]
 
     def gathered(self, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -325,7 +337,11 @@ class _Rank:
             return value[self.number :: self.world].to(self.fabric.device)
 
         def under(prefix: str) -> dict[str, Tensor]:
-            return {k.removeprefix(prefix): v.to(self.fabric.device) for k, v in tensors.items() if k.startswith(prefix)}
+            return {
+                k.removeprefix(prefix): v.to(self.fabric.device)
+                for k, v in tensors.items()
+                if k.startswith(prefix)
+            }
 
         weights = {self._weight(name) for name in self.books}
         local = {

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from chreode.axes import Float, Tensor
-from chreode.cells import Cells
 from chreode.parts import Code, Density, Given, Observed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from chreode.cells import Cells
 
 __all__ = ["Code", "Density", "Given", "Latent", "LatentModel", "Observed", "Trace"]
 
@@ -23,6 +28,9 @@ class Latent(nn.Module):
     prior
         ``prior(cells, given) -> Density``; its ``log_hyper()`` is the log density of its parameters.
     """
+
+    infer: Any  # nn.Module's own __getattr__ would call these a Tensor
+    prior: Any
 
     def __init__(self, infer: nn.Module, prior: nn.Module) -> None:
         super().__init__()
@@ -54,6 +62,9 @@ class LatentModel(nn.Module):
         ``decoder({name: z}, cells) -> {modality: Observed}``.
     """
 
+    latents: Any  # a ModuleDict of Latent
+    decoder: Any
+
     def __init__(self, latents: Mapping[str, Latent], decoder: nn.Module) -> None:
         super().__init__()
         self.latents = nn.ModuleDict(latents)
@@ -79,10 +90,10 @@ class LatentModel(nn.Module):
     def energy(self, z: Mapping[str, Tensor], cells: Cells) -> Float[Tensor, " n"]:
         """Negative log joint of codes and counts, in nats: the latents given and the modalities present."""
         trace = self.trace(z, cells)
-        total = -sum(self.prior(name, trace).log_prob(value) for name, value in z.items())
+        parts = [self.prior(name, trace).log_prob(value) for name, value in z.items()]
         for modality, observed in trace.observed.items():
-            total = total - observed.log_prob(cells.measured[modality]) * cells.present[modality]
-        return total
+            parts.append(observed.log_prob(cells.measured[modality]) * cells.present[modality])
+        return -torch.stack(parts).sum(0)
 
 
 def _values(codes: Mapping[str, Code]) -> dict[str, Tensor]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+import torch
 from torch import nn
 
 from chreode.axes import Tensor
-from chreode.model import LatentModel, Trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from chreode.model import LatentModel, Trace
 
 __all__ = ["Objective", "Step", "Term", "hyperprior", "prior", "reconstruction"]
 
@@ -94,7 +98,8 @@ def reconstruction(modality: str | None = None, *, weight: float = 1.0) -> Term:
     def of(model: LatentModel, trace: Trace) -> Tensor:
         names = list(trace.observed) if modality is None else [modality]
         cells = trace.cells
-        return -sum(trace.observed[m].log_prob(cells.measured[m]) * cells.present[m] for m in names)
+        parts = [trace.observed[m].log_prob(cells.measured[m]) * cells.present[m] for m in names]
+        return -torch.stack(parts).sum(0)
 
     return Term("reconstruction" if modality is None else f"reconstruction {modality}", of, weight)
 

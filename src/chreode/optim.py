@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 
 from chreode.axes import Tensor
 from chreode.infer.codebook import Codebook
-from chreode.model import LatentModel
-from chreode.plan import Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from chreode.model import LatentModel
+    from chreode.plan import Plan
 
 __all__ = ["CodeAdam", "codebooks", "optimiser"]
 
 
 def codebooks(model: LatentModel) -> dict[str, Codebook]:
     """The free codes of a model, by latent."""
-    return {name: latent.infer for name, latent in model.latents.items() if isinstance(latent.infer, Codebook)}
+    return {
+        name: latent.infer for name, latent in model.latents.items() if isinstance(latent.infer, Codebook)
+    }
 
 
 def optimiser(model: LatentModel, plan: Plan) -> torch.optim.Optimizer | None:
     """AdamW over decoder, encoders and priors, each at its own learning rate; None with nothing to learn."""
     parts = {
         "decoder": (model.decoder.parameters(), plan.weight_decay),
-        "encoder": ((p for latent in model.latents.values() for p in latent.infer.parameters()), plan.weight_decay),
+        "encoder": (
+            (p for latent in model.latents.values() for p in latent.infer.parameters()),
+            plan.weight_decay,
+        ),
         "prior": ((p for latent in model.latents.values() for p in latent.prior.parameters()), 0.0),
     }
     groups = []
@@ -33,7 +42,9 @@ def optimiser(model: LatentModel, plan: Plan) -> torch.optim.Optimizer | None:
         for matrices in (True, False):
             chosen = [p for p in learn if (p.ndim > 1) == matrices]
             if chosen:
-                groups.append({"params": chosen, "lr": plan.lr[name], "weight_decay": decay if matrices else 0.0})
+                groups.append(
+                    {"params": chosen, "lr": plan.lr[name], "weight_decay": decay if matrices else 0.0}
+                )
     # The fused kernel steps all parameters in one pass; the default loops cost more than the products.
     return torch.optim.AdamW(groups, fused=True) if groups else None
 
@@ -43,8 +54,9 @@ class CodeAdam:
 
     Each row has its own moments and its own count of visits :math:`t_i`:
 
-    .. math:: m \\leftarrow \\beta_1 m + (1-\\beta_1) g, \\quad v \\leftarrow \\beta_2 v + (1-\\beta_2) g^2, \\quad
-              z \\leftarrow z - \\eta \\frac{m/(1-\\beta_1^{t})}{\\sqrt{v/(1-\\beta_2^{t})} + \\epsilon}
+    .. math::
+        m \\leftarrow \\beta_1 m + (1-\\beta_1) g, \\quad v \\leftarrow \\beta_2 v + (1-\\beta_2) g^2,
+        \\quad z \\leftarrow z - \\eta \\frac{m/(1-\\beta_1^{t})}{\\sqrt{v/(1-\\beta_2^{t})} + \\epsilon}
 
     Parameters
     ----------
@@ -59,7 +71,12 @@ class CodeAdam:
     """
 
     def __init__(
-        self, codebook: Codebook, *, lr: float, betas: tuple[float, float] = (0.9, 0.99), update: str = "visit"
+        self,
+        codebook: Codebook,
+        *,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.99),
+        update: str = "visit",
     ) -> None:
         self.codebook, self.lr, self.betas, self.update = codebook, lr, betas, update
         weight = codebook.weight

@@ -5,13 +5,16 @@ It stands below the parts so that they need not know the model that joins them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
-
-import torch
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from chreode.axes import Float, Tensor
-from chreode.cells import CSR
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import torch
+
+    from chreode.cells import CSR
 
 __all__ = ["Code", "Density", "Given", "Observed"]
 
@@ -39,6 +42,11 @@ class Observed(Protocol):
 
     def sample(self, generator: torch.Generator, /) -> Float[Tensor, "n g"]:
         """Draw values."""
+        ...
+
+    @property
+    def proportions(self) -> Float[Tensor, "n g"]:
+        """Expected share of the total, for counts; the mean, for other values."""
         ...
 
     @property

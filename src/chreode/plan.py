@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from chreode.axes import Float, Tensor
-from chreode.cells import Cells
-from chreode.model import LatentModel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from chreode.cells import Cells
+    from chreode.model import LatentModel
 
 __all__ = ["Event", "Moment", "Plan", "Stop"]
 
@@ -117,7 +120,7 @@ class Plan:
     epochs: int = 40
     minibatch: int = 128
     lr: Mapping[str, float] = field(
-        default_factory=lambda: {"codes": 1e-2, "decoder": 1e-3, "encoder": 1e-3, "prior": 1e-2}
+        default_factory=lambda: {"codes": 3e-3, "decoder": 1e-3, "encoder": 1e-3, "prior": 1e-2}
     )
     code_betas: tuple[float, float] = (0.9, 0.99)
     update: Literal["visit", "epoch"] = "visit"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from chreode.axes import Float, Tensor
-from chreode.cells import Cells
 from chreode.infer import Encoder
 from chreode.loop import Call, mix, run, seeded
 from chreode.model import Latent, LatentModel, Trace
@@ -16,6 +15,11 @@ from chreode.objective import Objective, Term, reconstruction
 from chreode.plan import Plan
 from chreode.recipe import Build
 from chreode.settle import frozen, infer_codes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from chreode.cells import Cells
 
 __all__ = ["distil", "project"]
 
@@ -107,7 +111,15 @@ def distil(
     with frozen(model):
         # Of the student's parts only the encoders learn: the decoder's switches are off here.
         call = Call(epochs=epochs, seed=seed, device="cpu", progress=progress)
-        run(Fabric(accelerator="cpu", devices=1), Build(student, terms, plan), cells, None, call, {"finished": False}, None)
+        run(
+            Fabric(accelerator="cpu", devices=1),
+            Build(student, terms, plan),
+            cells,
+            None,
+            call,
+            {"finished": False},
+            None,
+        )
     for encoder in encoders.values():
         encoder.eval().zero_grad(set_to_none=True)
     return encoders

@@ -6,15 +6,18 @@ import difflib
 import importlib
 import inspect
 import json
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
-from chreode.cells import Layout
 from chreode.errors import InputError
-from chreode.model import LatentModel
-from chreode.objective import Objective
-from chreode.plan import Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from chreode.cells import Layout
+    from chreode.model import LatentModel
+    from chreode.objective import Objective
+    from chreode.plan import Plan
 
 __all__ = ["Build", "Definition", "Recipe", "named", "parse", "recipe", "registry"]
 
@@ -125,7 +128,9 @@ class Recipe:
         return json.loads(json.dumps({"name": self.name, "arguments": dict(self.arguments)}))
 
 
-def recipe(*, code: str, cite: tuple[str, ...] = ()) -> Callable[[Callable[..., Build]], Callable[..., Recipe]]:
+def recipe(
+    *, code: str, cite: tuple[str, ...] = ()
+) -> Callable[[Callable[..., Build]], Callable[..., Recipe]]:
     """Register a function from a layout to a `Build`; calling it with arguments alone gives a `Recipe`.
 
     Parameters

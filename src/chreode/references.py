@@ -1,4 +1,5 @@
 """The papers to cite, as BibTeX, by key."""
+# ruff: noqa: E501  (titles are not broken)
 
 __all__ = ["references"]
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 
 from chreode.axes import Float, Tensor
-from chreode.cells import Cells
-from chreode.model import LatentModel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from chreode.cells import Cells
+    from chreode.model import LatentModel
 
 __all__ = ["best_start", "frozen", "infer_codes", "settle"]
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chreode.axes import Tensor
 from chreode.errors import InputError
 from chreode.io.write import atomic_path
 from chreode.recipe import registry
 from chreode.references import references
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 __all__ = ["FORMAT", "cite", "is_model", "read_folder", "versions", "write_folder"]
 
@@ -62,7 +64,9 @@ def write_folder(
 
     folder = Path(folder)
     if folder.exists() and not is_model(folder) and (folder.is_file() or any(folder.iterdir())):
-        msg = f"Expected a new folder or a saved model at {folder}; found something else. Choose another place."
+        msg = (
+            f"Expected a new folder or a saved model at {folder}; found something else. Choose another place."
+        )
         raise InputError(msg)
     with atomic_path(folder) as beside:
         beside.mkdir(parents=True)
@@ -86,7 +90,9 @@ def read_folder(folder: str | Path) -> tuple[dict[str, Any], dict[str, dict[str,
     folder = Path(folder)
     if not is_model(folder):
         what = "no such folder" if not folder.exists() else "no model.json and model.safetensors in it"
-        msg = f"Expected a model saved by chreode at {folder}; found {what}. Save one with model.save(folder)."
+        msg = (
+            f"Expected a model saved by chreode at {folder}; found {what}. Save one with model.save(folder)."
+        )
         raise InputError(msg)
     try:
         facts = json.loads((folder / "model.json").read_text())

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from chreode.axes import Float, Tensor
-from chreode.cells import Cells, Layout
 from chreode.decoders.readout import Readout
-from chreode.parts import Observed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from chreode.cells import Cells, Layout
+    from chreode.parts import Observed
 
 __all__ = ["Linear"]
 
@@ -33,7 +37,7 @@ class Linear(nn.Module):
     """
 
     def __init__(
-        self, layout: Layout, inputs: Mapping[str, int], *, heads: Mapping[str, type[nn.Module]]
+        self, layout: Layout, inputs: Mapping[str, int], *, heads: Mapping[str, Callable[[int], nn.Module]]
     ) -> None:
         super().__init__()
         self.inputs = list(inputs)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from chreode.axes import Float, Tensor
-from chreode.cells import Cells, Layout
 from chreode.decoders.readout import Conditions, Readout
-from chreode.parts import Observed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from chreode.cells import Cells, Layout
+    from chreode.parts import Observed
 
 __all__ = ["MLP"]
 
@@ -42,7 +47,7 @@ class MLP(nn.Module):
         layout: Layout,
         inputs: Mapping[str, int],
         *,
-        heads: Mapping[str, type[nn.Module]],
+        heads: Mapping[str, Callable[[int], nn.Module]],
         hidden: Sequence[int] = (100,),
     ) -> None:
         super().__init__()
@@ -51,7 +56,7 @@ class MLP(nn.Module):
         self.first = nn.Linear(widths[0], widths[1])
         self.conditions = Conditions(layout, widths[1])
         layers: list[nn.Module] = [nn.ReLU()]
-        for before, after in zip(widths[1:-1], widths[2:], strict=True):
+        for before, after in itertools.pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU()]
         self.rest = nn.Sequential(*layers)
         self.readout = Readout(layout, widths[-1], heads)

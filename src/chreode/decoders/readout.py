@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -10,7 +10,11 @@ from torch import nn
 from chreode.axes import Float, Tensor
 from chreode.cells import CSR, Cells, Layout
 from chreode.errors import InputError
-from chreode.parts import Observed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from chreode.parts import Observed
 
 __all__ = ["Conditions", "Readout"]
 
@@ -72,19 +76,23 @@ class Readout(nn.Module):
         When a head's support does not hold a modality's values.
     """
 
-    def __init__(self, layout: Layout, width: int, heads: Mapping[str, type[nn.Module]]) -> None:
+    heads: Any  # ModuleDicts, whose values are called and asked for what a plain Module lacks
+    outputs: Any
+    offsets: Any
+
+    def __init__(self, layout: Layout, width: int, heads: Mapping[str, Callable[[int], nn.Module]]) -> None:
         super().__init__()
         self.heads = nn.ModuleDict()
         self.outputs = nn.ModuleDict()
         self.offsets = nn.ModuleDict()
         for name, make in heads.items():
             described = layout.modalities[name]
-            head = make(described.n_features)
+            head: Any = make(described.n_features)
             if described.kind not in head.kinds:
                 msg = (
-                    f"Expected {' or '.join(sorted(head.kinds))} values for the {type(head).__name__} likelihood of "
-                    f"{name!r}; found {described.kind} values. Choose a likelihood that holds them "
-                    "(normal holds any finite value), or read the data with another values=."
+                    f"Expected {' or '.join(sorted(head.kinds))} values for the {type(head).__name__} "
+                    f"likelihood of {name!r}; found {described.kind} values. Choose a likelihood that holds "
+                    "them (normal holds any finite value), or read the data with another values=."
                 )
                 raise InputError(msg)
             self.heads[name] = head

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
 
 from chreode.axes import Float, Int, Tensor
-from chreode.cells import Cells
-from chreode.infer.start import PrincipalStart
 from chreode.parts import Code, Given
+
+if TYPE_CHECKING:
+    from chreode.cells import Cells
+    from chreode.infer.start import PrincipalStart
 
 __all__ = ["Codebook"]
 

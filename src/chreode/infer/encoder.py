@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -12,6 +12,9 @@ from torch import nn
 from chreode.axes import Float, Tensor
 from chreode.cells import CSR, Cells, Layout
 from chreode.parts import Code, Given
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["Encoder", "SparseLinear"]
 
@@ -82,7 +85,7 @@ class Encoder(nn.Module):
         self.widths = widths = [*hidden, dim]
         self.first = SparseLinear(described.n_features, widths[0])
         layers: list[nn.Module] = []
-        for before, after in zip(widths[:-1], widths[1:], strict=True):
+        for before, after in itertools.pairwise(widths):
             layers += [nn.ReLU(), nn.Linear(before, after)]
         self.rest = nn.Sequential(*layers)
 

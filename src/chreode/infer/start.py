@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 import torch
 from torch import nn
@@ -68,11 +70,11 @@ class PrincipalStart(nn.Module):
         if self.counts:
             self._learn_scale(self._transform(some))
         values = self._transform(some)
-        matrix = values.scipy() if isinstance(values, CSR) else values.cpu().numpy()
+        matrix: Any = values.scipy() if isinstance(values, CSR) else values.cpu().numpy()
         n_features, dim = self.loadings.shape
         found = min(dim, min(matrix.shape) - 1)
         solver = "covariance_eigh" if n_features <= 3000 and isinstance(values, CSR) else "arpack"
-        pca = PCA(found, svd_solver=solver, random_state=int(seed)).fit(matrix)
+        pca: Any = PCA(found, svd_solver=solver, random_state=int(seed)).fit(matrix)
         scale = float(np.sqrt(pca.explained_variance_[0])) or 1.0
         # The sign of a component is arbitrary; fixing it makes runs comparable.
         signs = np.sign(pca.components_[np.arange(found), np.abs(pca.components_).argmax(1)])
@@ -157,7 +159,9 @@ def remove_batches(
     batch = batch[:, batch.sum(0) > 0]
     k = min(clusters, max(2, len(x) // 30))
     sample = np.random.default_rng(seed).permutation(len(x))[:_SAMPLE]
-    means = torch.from_numpy(KMeans(k, n_init=3, random_state=seed).fit(x[sample].numpy()).cluster_centers_)
+    means = torch.from_numpy(
+        KMeans(k, n_init=cast("Any", 3), random_state=seed).fit(x[sample].numpy()).cluster_centers_
+    )
     share = batch.mean(0)
     z = x.clone()
     width = None

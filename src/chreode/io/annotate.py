@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chreode.io.opening import open_source
-from chreode.io.source import Table
 
 if TYPE_CHECKING:
     import os
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from anndata import AnnData
+
+    from chreode.io.source import Table
 
 __all__ = ["annotated_copy"]
 

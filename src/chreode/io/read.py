@@ -17,7 +17,6 @@ from chreode.io.gather import Room, gather, gather_dense
 from chreode.io.match import match
 from chreode.io.opening import open_source
 from chreode.io.schema import Schema, listing
-from chreode.io.source import Field, Source
 from chreode.io.survey import EXACT, Survey, survey
 
 if TYPE_CHECKING:
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from anndata import AnnData
+
+    from chreode.io.source import Field, Source
 
 __all__ = ["Fitted", "read"]
 

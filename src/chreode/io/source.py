@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chreode.errors import InputError
-from chreode.io.matrix import Matrix
 from chreode.io.schema import listing, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     import pandas as pd
+
+    from chreode.io.matrix import Matrix
 
 __all__ = ["Field", "Source", "Table", "text"]
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from chreode.cells import Layout
 from chreode.decoders import MLP
 from chreode.events import centre_decoder, start_codes
 from chreode.infer import Codebook, Encoder, PrincipalStart
@@ -16,6 +15,9 @@ from chreode.objective import Objective, reconstruction
 from chreode.plan import Plan
 from chreode.priors import Flat
 from chreode.recipe import Build, recipe
+
+if TYPE_CHECKING:
+    from chreode.cells import Layout
 
 __all__ = ["autodecoder"]
 
@@ -39,6 +41,8 @@ def autodecoder(
         if inference == "codes"
         else Encoder(layout, dim, hidden=hidden[::-1])
     )
-    decoder = MLP(layout, {"cell": dim}, heads={modality: heads[likelihood or kinds[described.kind]]}, hidden=hidden)
+    decoder = MLP(
+        layout, {"cell": dim}, heads={modality: heads[likelihood or kinds[described.kind]]}, hidden=hidden
+    )
     model = LatentModel({"cell": Latent(infer, Flat(dim))}, decoder)
     return Build(model, Objective(reconstruction()), Plan(events=(start_codes(), centre_decoder())))

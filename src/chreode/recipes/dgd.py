@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
-from torch import nn
 
-from chreode.cells import Layout
 from chreode.decoders import MLP, Linear
 from chreode.errors import InputError
 from chreode.events import (
@@ -26,6 +24,13 @@ from chreode.objective import Objective, hyperprior, prior, reconstruction
 from chreode.plan import Event, Plan
 from chreode.priors import LabelledMixture, Mixture, StandardNormal
 from chreode.recipe import Build, recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+    from chreode.cells import Layout
 
 __all__ = ["dgd", "scdgd"]
 
@@ -109,14 +114,18 @@ def _prior(
     """The mixture: free, or one component a level of the label."""
     if components is not None and components > layout.n_cells:
         msg = (
-            f"Expected at most as many components as cells that train ({layout.n_cells}); found {components}. "
+            f"Expected at most as many components as cells that train ({layout.n_cells}); found "
+            f"{components}. "
             "Ask for fewer components, or give more cells."
         )
         raise InputError(msg)
     if supervised:
         label = layout.in_role("label")
         if label is None or not label.categorical:
-            msg = "Expected a categorical label for supervised=True; found none. Read the cells with label=COLUMN."
+            msg = (
+                "Expected a categorical label for supervised=True; found none. Read the cells with "
+                "label=COLUMN."
+            )
             raise InputError(msg)
         return LabelledMixture(label.column, len(label.levels), dim)
     if init == "zero":
@@ -130,7 +139,9 @@ def _start(layout: Layout, dim: int, init: str) -> PrincipalStart | None:
     return PrincipalStart(layout, dim, batch=batch.column if batch else None) if init == "pca" else None
 
 
-def _decoder(layout: Layout, dim: int, hidden: tuple[int, ...], head: type[nn.Module]) -> nn.Module:
+def _decoder(
+    layout: Layout, dim: int, hidden: tuple[int, ...], head: Callable[[int], nn.Module]
+) -> nn.Module:
     chosen = {next(iter(layout.modalities)): head}
     if not hidden:
         return Linear(layout, {"cell": dim}, heads=chosen)
