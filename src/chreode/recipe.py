@@ -73,7 +73,8 @@ class Definition:
         """
         from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-        hints = get_type_hints(self.build, include_extras=True)
+        # The layout is given by fit, not by the user, so a recipe may import its type for checkers only.
+        hints = get_type_hints(self.build, localns={"Layout": object}, include_extras=True)
         checked = dict(self.defaults)
         for name, value in arguments.items():
             if name not in checked:

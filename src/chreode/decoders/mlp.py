@@ -56,7 +56,7 @@ class MLP(nn.Module):
         self.first = nn.Linear(widths[0], widths[1])
         self.conditions = Conditions(layout, widths[1])
         layers: list[nn.Module] = [nn.ReLU()]
-        for before, after in itertools.pairwise(widths):
+        for before, after in itertools.pairwise(widths[1:]):
             layers += [nn.Linear(before, after), nn.ReLU()]
         self.rest = nn.Sequential(*layers)
         self.readout = Readout(layout, widths[-1], heads)

@@ -19,8 +19,8 @@ __all__ = ["count_communities", "separation"]
 
 _LARGE = 20_000
 _PAIR = 2_000
-# Two halves of one Gaussian in 20 dimensions have a separation of -0.28 to -0.34 nats a code.
-_HALVES = -0.25
+# Halves of one Gaussian have separations from -0.2 (150 codes) to -0.4 (thousands) nats a code.
+_HALVES = -0.15
 
 
 def count_communities(
@@ -37,8 +37,8 @@ def count_communities(
     1. Communities of the graph that links each code to its nearest neighbours: the partition of the
        greatest modularity among several runs of Louvain, each in another order.
     2. Communities smaller than ``least`` join those of their neighbours.
-    3. While there is a pair of linked communities whose `separation` is below -0.25 nats a code, as that of
-       two halves of one Gaussian is, the pair where it is least is merged.
+    3. While there is a pair of linked communities whose `separation` is below -0.1 nats a code, the pair
+       where it is least is merged; that of the halves of one Gaussian is -0.2 to -0.4.
     4. Where all groups together describe the codes no better than one Gaussian does, there is one.
 
     Modularity splits large round groups, which the third and fourth step undo; density criteria alone split
@@ -176,7 +176,7 @@ def _merge(points: np.ndarray, labels: np.ndarray, graph: sp.csr_matrix) -> np.n
             i, j = int(pair[0]), int(pair[1])
             if (i, j) not in known:
                 known[i, j] = _pair_separation(points, rows[i], rows[j])
-        if not known or min(known.values()) >= _HALVES:
+        if not known or min(known.values()) >= 0:
             break
         i, j = min(known, key=lambda pair: known[pair])
         rows[i] = np.sort(np.concatenate([rows[i], rows[j]]))
@@ -192,10 +192,14 @@ def _merge(points: np.ndarray, labels: np.ndarray, graph: sp.csr_matrix) -> np.n
 
 
 def _pair_separation(points: np.ndarray, first: np.ndarray, second: np.ndarray) -> float:
-    """Separation a code of two groups, each thinned evenly to 2,000: far more than the answer needs."""
+    """Separation a code of two groups beyond that of halves of one; negative when they should be merged.
+
+    Each group is thinned evenly to 2,000 codes: far more than the answer needs.
+    """
     first, second = (g[np.linspace(0, len(g) - 1, min(len(g), _PAIR)).astype(int)] for g in (first, second))
     z = torch.from_numpy(points[np.concatenate([first, second])])
-    return separation(z, torch.tensor([0] * len(first) + [1] * len(second))) / len(z)
+    second_half = torch.tensor([0] * len(first) + [1] * len(second))
+    return separation(z, second_half) / len(z) - _HALVES
 
 
 def _links(labels: np.ndarray, graph: sp.csr_matrix) -> np.ndarray:
