@@ -1,15 +1,15 @@
 """Fit SCVI to a matrix of counts, encode other cells and draw from it: the peer's side of a comparison.
 
-Runs in the peers' environment (``peers.txt``), called by `samples.py` and `mapping.py`, which decide about
-cells and features; one thread:
+Runs in the peers' environment (``peers.txt``), called by `samples.py` and `mapping.py`, which decide
+about cells and features; one thread:
 
     python benchmarks/scvi_fit.py JOB.npz ...
 
 A job holds ``train`` and ``other`` (CSR parts, see `pack`), ``seed``, ``epochs``, ``n_latent`` and
-``n_samples``. Beside it ``JOB.out.npz`` is written: posterior means ``train_codes`` and ``other_codes``, counts
-``prior`` (code from N(0, I), total of a random training cell) and ``posterior`` (code from the posterior of a
-random training cell, its total), inverse dispersions ``theta``, expected mean counts of the other cells
-``other_mean`` (summed over cells), and ``seconds`` of training.
+``n_samples``. Beside it ``JOB.out.npz`` is written: posterior means ``train_codes`` and ``other_codes``,
+what is expected of all these cells together ``train_sum`` and ``other_sum``, counts ``prior`` (code from
+N(0, I), total of a random training cell) and ``posterior`` (code from the posterior of a random training
+cell, its total), inverse dispersions ``theta`` and ``seconds`` of training.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ def encode(module: Any, counts: sp.csr_matrix) -> tuple[np.ndarray, torch.Tensor
 
 @torch.no_grad()
 def draw(module: Any, counts: sp.csr_matrix, n: int, *, prior: bool) -> sp.csr_matrix:
-    """Counts of ``n`` drawn cells; codes from the prior, or from posteriors of the cells whose totals they get."""
+    """Counts of ``n`` cells with random donors' totals; codes from the prior, or the donors' posteriors."""
     donors = torch.randint(counts.shape[0], (n,))
     parts = []
     for rows in donors.split(CHUNK):
         x = torch.from_numpy(counts[rows.numpy()].toarray())
         batch = torch.zeros(len(x), 1, dtype=torch.int64)
-        posterior = module.inference(x, batch)["qz"].loc.shape[1] if prior else module.inference(x, batch)["qz"]
-        z = torch.randn(len(x), posterior) if prior else posterior.sample()
+        posterior = module.inference(x, batch)["qz"]
+        z = torch.randn_like(posterior.loc) if prior else posterior.sample()
         drawn = module.generative(z, x.sum(1, keepdim=True).clamp(min=1).log(), batch)["px"].sample()
         parts.append(sp.csr_matrix(drawn.numpy()))
     return sp.vstack(parts, format="csr")
@@ -90,9 +90,10 @@ def run(job: Any) -> dict[str, Any]:
     model.train(max_epochs=epochs, train_size=1.0, accelerator="cpu", enable_progress_bar=False)
     seconds = time.perf_counter() - started
     module = model.module.eval()
-    found = {"train_codes": encode(module, train)[0], "seconds": seconds}
-    found["other_codes"], total = encode(module, other)
-    found |= {"other_mean": total.numpy(), "theta": module.px_r.detach().exp().numpy()}
+    found = {"theta": module.px_r.detach().exp().numpy(), "seconds": seconds}
+    for name, counts in {"train": train, "other": other}.items():
+        codes, total = encode(module, counts)
+        found |= {f"{name}_codes": codes, f"{name}_sum": total.numpy()}
     for name in ("prior", "posterior"):
         if int(job["n_samples"]):
             found |= pack(name, draw(module, train, int(job["n_samples"]), prior=name == "prior"))
