@@ -280,5 +280,7 @@ def blank(layout: Layout, n: int, *, size: float = 1.0) -> Cells:
         c.column: torch.full((n,), -1) if c.categorical else torch.full((n,), float("nan"))
         for c in layout.covariates.values()
     }
-    sizes = {m: torch.full((n,), size if d.kind == "counts" else 1.0) for m, d in layout.modalities.items()}
+    sizes = {
+        m: torch.full((n,), float(size) if d.kind == "counts" else 1.0) for m, d in layout.modalities.items()
+    }
     return Cells(layout, names=np.zeros(n, dtype=object), measured={}, size=sizes, covariates=covariates)

@@ -107,7 +107,7 @@ def distil(
     latents = {name: Latent(encoder, nn.Identity()) for name, encoder in encoders.items()}
     student = LatentModel(latents, model.decoder)
     terms = Objective(Term("imitation", imitation), Term("reconstruction", per_molecule))
-    plan = Plan(epochs=epochs, lr={"decoder": 0.0, "encoder": 1e-3, "prior": 0.0}, stop=None)
+    plan = Plan(epochs=epochs, lr={"codes": 0.0, "decoder": 0.0, "encoder": 1e-3, "prior": 0.0}, stop=None)
     with frozen(model):
         # Of the student's parts only the encoders learn: the decoder's switches are off here.
         call = Call(epochs=epochs, seed=seed, device="cpu", progress=progress)

@@ -42,8 +42,8 @@ def count_communities(
     4. Where all groups together describe the codes no better than one Gaussian does, there is one.
 
     Modularity splits large round groups, which the third and fourth step undo; density criteria alone split
-    groups that are not Gaussian. Among more than 20,000 codes all this is done for 20,000 drawn at random, and the others
-    join the group of most of their neighbours there.
+    groups that are not Gaussian. Among more than 20,000 codes all this is done for 20,000 drawn at random,
+    and the others join the group of most of their neighbours there.
 
     Parameters
     ----------
