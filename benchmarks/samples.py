@@ -246,7 +246,7 @@ def draw_bias(biases: pd.DataFrame, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     names = list(dict.fromkeys(biases["data set"]))
-    figure, axes = plt.subplots(2, len(names), figsize=(3.4 * len(names), 5.6), sharex=True)
+    figure, axes = plt.subplots(2, len(names), figsize=(3.4 * len(names), 5.6), sharex=True, squeeze=False)
     for column, name in enumerate(names):
         for row, cells in enumerate(CELLS):
             axis = axes[row, column]

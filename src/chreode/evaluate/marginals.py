@@ -217,10 +217,11 @@ def dispersion_bias(
 
     Returns
     -------
-    Three rows, ``low``, ``middle`` and ``high`` dispersion (thirds of the genes seen at all, by ``1 /
-    theta``), and the columns ``genes``; ``least_theta`` and ``most_theta``; ``bias``, the median over genes
-    of ``predicted / observed - 1`` (-0.1: ten per cent too low); ``total_bias``, the same of the summed
-    means.
+    pandas.DataFrame
+        Three rows, ``low``, ``middle`` and ``high`` dispersion (thirds of the genes seen at all, by
+        ``1/theta``), and the columns ``genes``; ``least_theta`` and ``most_theta``; ``bias``, the median over
+        genes of ``predicted / observed - 1`` (-0.1: ten per cent too low); ``total_bias``, the same of the
+        summed means.
 
     Raises
     ------
