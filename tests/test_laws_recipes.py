@@ -39,10 +39,10 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_loss_falls(name: str, fits: dict[str, FittedModel]) -> None:
-    history = fitted(name, fits).history
+def test_loss_falls(name: str) -> None:
+    history = ch.fit(tiny(), RECIPES[name](), epochs=60, validation=0, progress=False).history
     assert np.isfinite(history["loss"]).all()
-    assert history["reconstruction"].iloc[-1] < history["reconstruction"].iloc[0] - 0.1
+    assert history["reconstruction"].tail(5).mean() < history["reconstruction"].head(5).mean() - 0.5
 
 
 @pytest.mark.parametrize("name", RECIPES)
