@@ -2,20 +2,21 @@
 
     python benchmarks/paper_one.py --out benchmarks/results/paper_one.md      # and paper_one.png beside it
 
-After Schuster and Krogh (2021), A manifold learning perspective on representation learning: learning decoder and
-representations without an encoder, doi:10.3390/e23111403. Sizes, data and optimisers are our own. Three ways to
-train the same decoder (one latent, reconstruction alone, no prior):
+After Schuster and Krogh (2021), A manifold learning perspective on representation learning: learning decoder
+and representations without an encoder, doi:10.3390/e23111403. Sizes, data and optimisers are our own. Three
+ways to train the same decoder (one latent, reconstruction alone, no prior):
 
 - *decoder alone*: `autodecoder(inference="codes")`, codes are parameters; codes of test examples by descent;
 - *autoencoder*: `autodecoder(inference="encoder")`;
-- *encoder on the decoder*: `chreode.distil` of the first, and the same moved by 20 steps (`project(refine=20)`).
+- *encoder on the decoder*: `chreode.distil` of the first, and its codes moved by 20 steps (`refine=20`).
 
 Data: scikit-learn's digits (8 x 8) and the MNIST test images (28 x 28, of ``../shared/data/images``), pixels
-scaled to 0..1; and the bipartite network of `chreode.io.network` (10 regulators of 100 genes, noise 0.1), with a
-linear decoder of 10 dimensions, by its load: values per unknown, below 1 of which nothing determines the
-regulators. A seed draws the split (the network, too) and starts the fits; training sets are nested; everything is
-scored on test examples that no fit saw: mean squared error of the reconstruction, and for the network how much of
-each true regulator linear regression reads out of the codes (cross-validated R², mean over regulators).
+scaled to 0..1; and the bipartite network of `chreode.io.network` (10 regulators, 100 genes, noise 0.1), with
+a linear decoder of 10 dimensions, by its load: values per unknown, below 1 of which nothing determines the
+regulators. A seed draws the split (of the network, the cells too) and starts the fits; training sets are
+nested; everything is scored on test examples that no fit saw: mean squared error of the reconstruction, and
+for the network how much of each true regulator linear regression reads out of the codes (cross-validated R²,
+mean over regulators).
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ TITLES = {"digits": "digits", "mnist": "MNIST", "network": "regulatory network"}
 
 
 def examples(name: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Training examples in random order, test examples, and the truth behind the latter where there is one."""
+    """Training examples in random order, test examples, and the truth behind the latter where known."""
     if name == "network":
         cells = network(700, GENES, regulators=REGULATORS, noise=0.1, seed=seed)
         values = np.asarray(cells.X)
@@ -190,12 +191,13 @@ def report(runs: pd.DataFrame, command: str, seeds: list[int]) -> str:
     lines = [
         "# Decoder alone, autoencoder, and encoder on the trained decoder",
         "",
-        f"`{command}`; {', '.join(f'{k} {v}' for k, v in versions().items())}; seeds {seeds}, mean ± half range.",
+        f"`{command}`; {', '.join(f'{k} {v}' for k, v in versions().items())}; seeds {seeds}, mean "
+        "± half range.",
         "",
-        "Mean squared error of test examples after training on the first so many examples (the same passes over "
-        f"the data for every method: {', '.join(f'{TITLES[k]} {v}' for k, v in EPOCHS.items())}; no early "
-        "stopping; decoder with one hidden layer of 100 and codes of 20 dimensions for images, linear with 10 for "
-        "the network). `benchmarks/paper_one.py` says more.",
+        "Mean squared error of test examples after training on the first so many examples (the same passes "
+        f"over the data for every method: {', '.join(f'{TITLES[k]} {v}' for k, v in EPOCHS.items())}; no "
+        "early stopping; decoder with one hidden layer of 100 and codes of 20 dimensions for images, linear "
+        "with 10 for the network). `benchmarks/paper_one.py` says more.",
         "",
     ]
     if len(set(runs["data"])) == len(TITLES):
