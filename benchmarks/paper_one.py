@@ -39,8 +39,8 @@ IMAGES = Path(__file__).resolve().parents[2] / "shared" / "data" / "images"
 REGULATORS, GENES = 10, 100
 SIZES = {
     "digits": (50, 100, 200, 400, 800, 1297),
-    "mnist": (100, 250, 600, 1500),
-    "network": (6, 9, 11, 13, 16, 24, 50, 200),
+    "mnist": (100, 300, 1000),
+    "network": (6, 9, 11, 13, 20, 50, 200),
 }
 EPOCHS = {"digits": 400, "mnist": 400, "network": 2000}
 MODELS = {

@@ -206,7 +206,7 @@ LONG = (
     "--set",
     "hidden=[8]",
     "--epochs",
-    "120",
+    "500",
     "--validation",
     "0",
 )
