@@ -92,7 +92,7 @@ def train(cells: Cells, recipe: Recipe, call: Call) -> Trained:
         accelerator=_accelerator(call.device),
         devices=call.devices,
         strategy=_strategy(call.devices),
-        precision=call.precision,  # type: ignore[arg-type]
+        precision="32-true" if call.precision == "auto" else call.precision,  # type: ignore[arg-type]
     )
     work = (training, cells[held] if len(held) else None, replace(call, epochs=plan.epochs), facts, found)
     if call.devices == 1:

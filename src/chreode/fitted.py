@@ -245,7 +245,7 @@ def fit(
     seed: int = 0,
     device: str = "auto",
     devices: int = 1,
-    precision: str = "32-true",
+    precision: str = "auto",
     validation: float = 0.1,
     checkpoint: str | Path | None = None,
     progress: bool = True,
@@ -268,7 +268,9 @@ def fit(
         How many. With more than one, each owns its cells and their codes; call from under
         ``if __name__ == "__main__":``, since further processes are spawned.
     precision
-        As Lightning Fabric names it: ``32-true``, ``bf16-mixed``, ...
+        ``auto``: single precision, but on CPUs that multiply bfloat16 faster the last layer's gradients are
+        rounded to it before they are multiplied (`chreode.decoders.product.Product`); else as Lightning
+        Fabric names it: ``32-true``, ``bf16-mixed``, ...
     validation
         Share of the cells whose held-out molecules decide when to stop; 0 trains all epochs on all cells.
     checkpoint

@@ -12,6 +12,7 @@ import torch
 
 from chreode.axes import Tensor
 from chreode.checkpoint import write_checkpoint
+from chreode.decoders.product import rounding, rounds_fast
 from chreode.held_out import halves, nats
 from chreode.io.loader import minibatches
 from chreode.objective import Step
@@ -44,7 +45,7 @@ class Call:
     seed: int = 0
     device: str = "auto"
     devices: int = 1
-    precision: str = "32-true"
+    precision: str = "auto"
     validation: float = 0.1
     checkpoint: str | None = None
     progress: bool = True
@@ -79,7 +80,8 @@ def run(
     if found is not None:
         rank.restore(*found)
     if not rank.facts["finished"]:
-        rank.loop()
+        with rounding(build.model, on=call.precision == "auto" and rounds_fast(fabric.device)):
+            rank.loop()
     return rank.gathered(), rank.history
 
 
@@ -196,7 +198,8 @@ class _Rank:
             raise NonFinite(self.explain(cells, terms, number))
         if self.adam is not None:
             self.adam.zero_grad(set_to_none=True)
-        self.fabric.backward(torch.stack(list(values.values())).sum())
+        # Of the sum over cells, whose gradients are ones: the likelihood's need not be multiplied.
+        self.fabric.backward(share * torch.stack(list(values.values())).sum())
         if self.adam is not None:
             self.adam.step()
         for adam in self.code_adams.values():

@@ -46,7 +46,8 @@ def optimiser(model: LatentModel, plan: Plan) -> torch.optim.Optimizer | None:
                     {"params": chosen, "lr": plan.lr[name], "weight_decay": decay if matrices else 0.0}
                 )
     # The fused kernel steps all parameters in one pass; the default loops cost more than the products.
-    return torch.optim.AdamW(groups, fused=True) if groups else None
+    # Gradients are those of the sum over a minibatch; epsilon is meant for the mean's.
+    return torch.optim.AdamW(groups, fused=True, eps=1e-8 * plan.minibatch) if groups else None
 
 
 class CodeAdam:

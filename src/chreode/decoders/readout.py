@@ -9,6 +9,7 @@ from torch import nn
 
 from chreode.axes import Float, Tensor
 from chreode.cells import CSR, Cells, Layout
+from chreode.decoders.product import Product
 from chreode.errors import InputError
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class Readout(nn.Module):
                 )
                 raise InputError(msg)
             self.heads[name] = head
-            self.outputs[name] = nn.Linear(width, head.outputs * described.n_features)
+            self.outputs[name] = Product(width, head.outputs * described.n_features)
             self.offsets[name] = Conditions(layout, head.outputs * described.n_features)
 
     def forward(self, hidden: Float[Tensor, "n w"], cells: Cells) -> dict[str, Observed]:

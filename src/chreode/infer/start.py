@@ -14,6 +14,7 @@ from chreode.cells import CSR, Cells, Layout
 __all__ = ["PrincipalStart", "remove_batches"]
 
 _SAMPLE = 20_000  # cells that decide the components; the others are projected
+_ROWS = 1024  # cells worked on at a time
 
 
 class PrincipalStart(nn.Module):
@@ -103,9 +104,15 @@ class PrincipalStart(nn.Module):
         if not self.counts or not isinstance(values, CSR):
             return values
         factor = self.depth / cells.size[self.modality].clamp(min=1)
-        logged = torch.log1p(values.value * factor[values.row])
-        column = values.col.long()
-        return values.with_value(torch.minimum(logged, self.cap[column]) / self.scale[column])
+        new = values.value.clone()
+        # In blocks of rows: what is worked with is wider than what is kept.
+        for at in range(0, len(cells), _ROWS):
+            crow = values.crow[at : at + _ROWS + 1]
+            here = slice(int(crow[0]), int(crow[-1]))
+            row = torch.repeat_interleave(factor[at : at + _ROWS], crow.diff())
+            column = values.col[here].long()
+            new[here] = torch.minimum(torch.log1p(new[here] * row), self.cap[column]) / self.scale[column]
+        return values.with_value(new)
 
     def _learn_scale(self, values: CSR | Tensor) -> None:
         """Each feature's standard deviation, and where its values are cut; from values on their own scale."""
@@ -119,11 +126,13 @@ class PrincipalStart(nn.Module):
         self.cap.copy_(mean + 10 * self.scale)
 
     def _project(self, cells: Cells) -> Tensor:
-        product = self._transform(cells) @ self.loadings
-        mask = cells.mask(self.modality)
-        if mask is None:
-            return product - self.mean @ self.loadings
-        return product - (mask * self.mean) @ self.loadings
+        parts = []
+        for at in range(0, max(len(cells), 1), _ROWS):
+            some = cells[at : at + _ROWS]
+            mask = some.mask(self.modality)
+            mean = self.mean @ self.loadings if mask is None else (mask * self.mean) @ self.loadings
+            parts.append(self._transform(some) @ self.loadings - mean)
+        return torch.cat(parts)
 
 
 def remove_batches(

@@ -16,6 +16,8 @@ __all__ = ["rising", "score_negative_binomial", "score_poisson", "score_zero_inf
 _LOG_LOST = -80.0
 # The size of a cell without counts: its logarithm and inverse must not meet 0 * inf.
 _NO_SIZE = 1e-20
+# Counts up to this one are looked up.
+_DEPTH = 8
 
 Scored = tuple[Tensor, list[Tensor | None]]
 
@@ -63,15 +65,13 @@ def score_negative_binomial(
     logits, size = masked(raw, mask), size.clamp_min(_NO_SIZE)
     share, log_total = shares(logits)
     theta = log_theta.exp()
-    at, pull, slope = _at_counts(entries, logits, size.log() - log_total, theta, wanted)
+    at, pull, slope = _at_counts(entries, logits, size.log() - log_total, log_theta, wanted)
     value = entries.sum_rows(at)
     if pull is None:
         _dense_value(share, size, theta, value)
         return value, [None, None, None]
     by_log_mu = entries.sum_rows(pull)
-    by_theta = _dense_gradients(share, size, theta, value, by_log_mu, weight, wanted)
-    if wanted[0]:
-        entries.add_to(share, pull)
+    by_theta = _dense_gradients(entries, pull, share, size, theta, value, by_log_mu, weight, wanted)
     by_size = by_log_mu / size if wanted[1] else None
     return value, [share if wanted[0] else None, by_size, _summed(entries, by_theta, slope, weight)]
 
@@ -97,7 +97,7 @@ def score_zero_inflated(
     dropout = raw[:, len(log_theta) :].clamp(min=_LOG_LOST).contiguous()
     share, log_total = shares(logits)
     theta = log_theta.exp()
-    at, pull, slope = _at_counts(entries, logits, size.log() - log_total, theta, wanted)
+    at, pull, slope = _at_counts(entries, logits, size.log() - log_total, log_theta, wanted)
     there = entries.of_columns(theta)
     ratio = entries.pick(share).mul_(entries.of_rows(size)).div_(there)
     log = ratio.log1p()
@@ -134,49 +134,65 @@ def _summed(
 
 
 def _at_counts(
-    entries: NonZeros, logits: Tensor, log_scale: Tensor, theta: Tensor, wanted: tuple[bool, ...]
+    entries: NonZeros, logits: Tensor, log_scale: Tensor, log_theta: Tensor, wanted: tuple[bool, ...]
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Value, gradient to log mu and gradient to log theta of the negative binomial's non-zeros.
 
-    The value is ``log [G(x+theta) / G(theta) x!] + x log [mu/(theta+mu)]``. Single molecules, most of what
-    single cells show, need no gamma function: ``G(1+theta) / G(theta) = theta``.
+    The value is ``log [G(x+theta) / G(theta) x!] + x log [mu/(theta+mu)]``, taken as the rising factorial
+    less ``x log(theta+3)``, and ``x log [mu (theta+3)/(theta+mu)]``: so neither logarithm is large.
     """
     x = entries.value
     log_mu = entries.pick(logits).add_(entries.of_rows(log_scale))
-    theta = entries.of_columns(theta)
+    theta = entries.of_columns(log_theta.exp())
     total = log_mu.exp().add_(theta)
-    flat = theta / total
-    more = _other_than_one(x)
-    if more is None:
-        value, slope = _beyond_one(x, theta, total, log_mu, slope=wanted[2])
-    else:
-        value, slope = flat.log().add_(log_mu), torch.ones_like(x) if wanted[2] else None
-        some = (each.index_select(0, more) for each in (x, theta, total, log_mu))
-        values, slopes = _beyond_one(*some, slope=wanted[2])
-        value.index_copy_(0, more, values)
-        if slope is not None and slopes is not None:
-            slope.index_copy_(0, more, slopes)
+    value, slope = _rising_of(entries, log_theta, theta, slope=wanted[2])
+    value.addcmul_((theta + 3).div_(total).log_().add_(log_mu), x)
     if not any(wanted):
         return value, None, None
-    pull = flat.mul_(x)
+    pull = theta.mul_(x).div_(total)
     return value, pull, None if slope is None else slope.sub_(pull)
 
 
-def _other_than_one(x: Tensor) -> Tensor | None:
-    """Where they are; None where looking costs more than it saves (few ones, or a GPU to wait for)."""
-    if x.device.type != "cpu":
-        return None
-    # NumPy is six times faster at this than torch.
-    more = torch.from_numpy(np.flatnonzero(x.numpy() != 1))
-    return more if 2 * len(more) < len(x) else None
-
-
-def _beyond_one(
-    x: Tensor, theta: Tensor, total: Tensor, log_mu: Tensor, *, slope: bool
+def _rising_of(
+    entries: NonZeros, log_theta: Tensor, theta: Tensor, *, slope: bool
 ) -> tuple[Tensor, Tensor | None]:
-    value, change = rising(x, theta, slope=slope)
-    # x log(theta+3) is moved here so that neither logarithm is large.
-    return value.add_((theta + 3).div_(total).log_().add_(log_mu).mul_(x)), change
+    """`rising` of the non-zeros; that of small counts, which are most, is looked up.
+
+    For each feature and each count up to a few, the factorial is a short sum. The table has about as many
+    entries as there are non-zeros.
+    """
+    x = entries.value
+    depth = min(_DEPTH, max(1, len(x) // max(2 * len(log_theta), 1)))
+    # Looking for the counts beyond the table would make a GPU wait.
+    if x.device.type != "cpu":
+        return rising(x, theta, slope=slope)
+    # In 32 bits, which are read faster; a stored value that is no count is not in the table either.
+    count = x.int()
+    beyond = np.flatnonzero(((count > depth) | (count != x)).numpy())
+    if 2 * len(beyond) > len(x):
+        return rising(x, theta, slope=slope)
+    beyond = torch.from_numpy(beyond)
+    where = count.clamp_(0, depth).mul_(len(log_theta)).add_(entries.narrow)
+    values, slopes = _table(log_theta.exp(), depth)
+    value = values.index_select(0, where)
+    change = slopes.index_select(0, where) if slope else None
+    if len(beyond):
+        some = rising(x.index_select(0, beyond), theta.index_select(0, beyond), slope=slope)
+        value.index_copy_(0, beyond, some[0])
+        if change is not None and some[1] is not None:
+            change.index_copy_(0, beyond, some[1])
+    return value, change
+
+
+def _table(theta: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+    """Both of `rising` for counts 0, 1, ..., depth (rows) and all features, row after row."""
+    step = torch.arange(depth, dtype=theta.dtype, device=theta.device)[:, None]
+    above = theta + step
+    values = torch.zeros(depth + 1, len(theta), dtype=theta.dtype, device=theta.device)
+    slopes = torch.zeros_like(values)
+    torch.cumsum((above / (theta + 3)).div_(step + 1).log_(), 0, out=values[1:])
+    torch.cumsum(theta / above, 0, out=slopes[1:])
+    return values.view(-1), slopes.view(-1)
 
 
 def _dense_value(share: Tensor, size: Tensor, theta: Tensor, value: Tensor) -> None:
@@ -187,6 +203,8 @@ def _dense_value(share: Tensor, size: Tensor, theta: Tensor, value: Tensor) -> N
 
 
 def _dense_gradients(
+    entries: NonZeros,
+    pull: Tensor,
     share: Tensor,
     size: Tensor,
     theta: Tensor,
@@ -195,25 +213,30 @@ def _dense_gradients(
     weight: Tensor | None,
     wanted: tuple[bool, ...],
 ) -> Tensor | None:
-    """Add the dense part to ``value`` and ``by_log_mu``; turn ``share`` into its gradient to the logits."""
+    """Add the dense part to ``value`` and ``by_log_mu``; turn ``share`` into the gradient to the logits."""
     inverse = 1 / theta
     by_theta = torch.zeros_like(theta)
-    weight = torch.ones_like(size) if weight is None else weight
     for rows, (ratio, log) in blocks(share, scratch=2):
         part = share[rows]
         torch.mul(part, inverse, out=ratio).mul_(size[rows, None])
         torch.log1p(ratio, out=log)
         value[rows] -= torch.mv(log, theta)
         if wanted[2]:
-            by_theta.sub_(torch.mv(log.t(), weight[rows]))
+            by_theta.sub_(_over_cells(log, weight, rows))
         # From here r/(1+r), in the memory of both.
         bend = ratio.div_(torch.add(ratio, 1, out=log))
         by_log_mu[rows] -= torch.mv(bend, theta)
         if wanted[2]:
-            by_theta.add_(torch.mv(bend.t(), weight[rows]))
+            by_theta.add_(_over_cells(bend, weight, rows))
         if wanted[0]:
             part.mul_(by_log_mu[rows, None].neg()).addcmul_(bend, theta, value=-1)
+            # While the block is in the cache.
+            entries.add_to(share, pull, rows)
     return by_theta.mul_(theta) if wanted[2] else None
+
+
+def _over_cells(matrix: Tensor, weight: Tensor | None, rows: slice) -> Tensor:
+    return matrix.sum(0) if weight is None else torch.mv(matrix.t(), weight[rows])
 
 
 def _mixed_blocks(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
@@ -42,16 +43,18 @@ class NonZeros:
         Type of ``value``.
     """
 
-    __slots__ = ("col", "crow", "flat", "row", "shape", "value")
+    __slots__ = ("col", "crow", "flat", "narrow", "row", "shape", "value")
 
     row: Int[Tensor, " nnz"]
     col: Int[Tensor, " nnz"]
+    narrow: Int[Tensor, " nnz"]
     flat: Int[Tensor, " nnz"]
     value: Float[Tensor, " nnz"]
 
     def __init__(self, csr: CSR, dtype: torch.dtype) -> None:
         self.shape = csr.shape
         self.crow, self.row, self.col = csr.crow, csr.row, csr.col.long()
+        self.narrow = csr.col.int()  # the same in 32 bits
         self.flat = self.row * csr.width + self.col
         self.value = csr.value.to(dtype)
 
@@ -84,23 +87,39 @@ class NonZeros:
 
     def of_rows(self, vector: Float[Tensor, " n"]) -> Float[Tensor, " nnz"]:
         """The value of each non-zero's cell."""
+        if vector.device.type == "cpu":
+            # NumPy is five times faster at this than torch.
+            return torch.from_numpy(np.repeat(vector.detach().numpy(), self.crow.diff().numpy()))
         return vector.index_select(0, self.row)
 
     def of_columns(self, vector: Float[Tensor, " g"]) -> Float[Tensor, " nnz"]:
         """The value of each non-zero's feature."""
-        return vector.index_select(0, self.col)
+        return vector.index_select(0, self.narrow)
 
     def sum_rows(self, values: Float[Tensor, " nnz"]) -> Float[Tensor, " n"]:
         """Sums over each cell's non-zeros."""
-        return torch.segment_reduce(values, "sum", offsets=self.crow, initial=0)
+        if values.device.type != "cpu":
+            return torch.segment_reduce(values, "sum", offsets=self.crow, initial=0)
+        # NumPy is four times faster at this than torch, but knows no empty segment.
+        crow = self.crow.numpy()
+        filled = np.flatnonzero(crow[1:] > crow[:-1])
+        total = values.new_zeros(self.shape[0])
+        if len(filled):
+            total.numpy()[filled] = np.add.reduceat(values.detach().numpy(), crow[:-1][filled])
+        return total
 
     def sum_columns(self, values: Float[Tensor, " nnz"]) -> Float[Tensor, " g"]:
         """Sums over each feature's non-zeros."""
         return values.new_zeros(self.shape[1]).scatter_add_(0, self.col, values)
 
-    def add_to(self, matrix: Float[Tensor, "n g"], values: Float[Tensor, " nnz"]) -> None:
-        """Add at the non-zeros of a dense matrix, in place."""
-        matrix.view(-1).scatter_add_(0, self.flat, values)
+    def add_to(
+        self, matrix: Float[Tensor, "n g"], values: Float[Tensor, " nnz"], rows: slice | None = None
+    ) -> None:
+        """Add at the non-zeros of a dense matrix (of some of its rows only), in place."""
+        here = slice(None)
+        if rows is not None and (rows.start, rows.stop) != (0, self.shape[0]):
+            here = slice(int(self.crow[rows.start]), int(self.crow[rows.stop]))
+        matrix.view(-1).scatter_add_(0, self.flat[here], values[here])
 
 
 def _sparse(matrix: Float[Tensor, "n g"]) -> CSR:
@@ -187,7 +206,7 @@ class _LogProb(torch.autograd.Function):
             again = ctx.score(ctx.saved_tensors, (False, False, *wanted[2:]), weight)[1]
             gradients = [*gradients[:2], *again[2:]]
         raw, size, *parameters = gradients
-        if raw is not None:
+        if raw is not None and not (shared is not None and grad.device.type == "cpu" and shared == 1):
             raw.mul_(grad[:, None])
         if size is not None:
             size.mul_(grad)

@@ -1,0 +1,80 @@
+"""The last product of a decoder, nearly all of its arithmetic, and what its gradients may be rounded to."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from chreode.axes import Float, Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Product", "rounding", "rounds_fast"]
+
+
+class Product(nn.Linear):
+    """A linear layer that may round gradients to bfloat16 before it multiplies them.
+
+    .. math:: y = x W^\\top + b, \\qquad
+              \\frac{\\partial L}{\\partial W} = \\tilde G^\\top \\tilde x, \\quad
+              \\frac{\\partial L}{\\partial x} = \\tilde G \\tilde W
+
+    where a tilde rounds to eight bits, a relative error of at most 1/256 an entry. The values :math:`y`, and
+    so the likelihood, stay exact, and so does everything while ``rounded`` is false, as it is outside of
+    `rounding`. Two minibatches' gradients differ by far more than the rounding.
+
+    Parameters
+    ----------
+    inputs, outputs
+        Widths.
+    """
+
+    rounded = False
+
+    def forward(self, input: Float[Tensor, "n w"]) -> Float[Tensor, "n m"]:  # noqa: A002
+        """The product."""
+        if self.rounded and input.dtype == torch.float32:
+            return _Rounded.apply(input, self.weight, self.bias)  # pyright: ignore[reportReturnType]
+        return super().forward(input)
+
+
+class _Rounded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # noqa: ANN001
+        ctx.save_for_backward(x, weight)
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN001
+        x, weight = ctx.saved_tensors
+        short = grad.bfloat16()
+        by_x = (short @ weight.bfloat16()).float() if ctx.needs_input_grad[0] else None
+        by_weight = (short.t() @ x.bfloat16()).float() if ctx.needs_input_grad[1] else None
+        return by_x, by_weight, grad.sum(0) if ctx.needs_input_grad[2] else None
+
+
+@contextmanager
+def rounding(model: nn.Module, *, on: bool) -> Iterator[None]:
+    """Inside, the gradients of every `Product` of a model are rounded, or not."""
+    products = [module for module in model.modules() if isinstance(module, Product)]
+    before = [product.rounded for product in products]
+    try:
+        for product in products:
+            product.rounded = on
+        yield
+    finally:
+        for product, value in zip(products, before, strict=True):
+            product.rounded = value
+
+
+def rounds_fast(device: torch.device) -> bool:
+    """Whether this device multiplies bfloat16 faster than single precision, and has use for it."""
+    asked = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return device.type == "cpu" and asked is not None and bool(asked())

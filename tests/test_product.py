@@ -1,0 +1,45 @@
+"""The last product: exact values, gradients rounded only where asked for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from chreode.decoders.product import Product, rounding
+
+
+def gradients(product: Product, x: torch.Tensor, weight: torch.Tensor) -> list[torch.Tensor]:
+    x = x.clone().requires_grad_()
+    product.zero_grad()
+    (product(x) * weight).sum().backward()
+    return [x.grad, product.weight.grad.clone(), product.bias.grad.clone()]
+
+
+def test_values_are_exact_and_gradients_rounded_only_inside() -> None:
+    torch.manual_seed(0)
+    product, x, weight = Product(16, 300), torch.randn(40, 16), torch.randn(40, 300)
+    exact = gradients(product, x, weight)
+    with rounding(torch.nn.Sequential(product), on=True):
+        torch.testing.assert_close(product(x), torch.nn.functional.linear(x, product.weight, product.bias))
+        rounded = gradients(product, x, weight)
+    for short, true in zip(rounded[:2], exact[:2], strict=True):
+        assert not torch.equal(short, true)
+        assert (short - true).norm() < 0.01 * true.norm()
+    assert torch.equal(rounded[2], exact[2])
+    after = gradients(product, x, weight)
+    assert all(torch.equal(a, b) for a, b in zip(after, exact, strict=True))
+
+
+def test_an_error_inside_leaves_no_rounding_behind() -> None:
+    product = Product(2, 3)
+    with pytest.raises(KeyError), rounding(product, on=True):
+        raise KeyError
+    assert not product.rounded
+
+
+def test_double_precision_is_never_rounded() -> None:
+    product = Product(4, 5).double()
+    x, weight = torch.randn(6, 4, dtype=torch.float64), torch.randn(6, 5, dtype=torch.float64)
+    exact = gradients(product, x, weight)
+    with rounding(product, on=True):
+        assert all(torch.equal(a, b) for a, b in zip(gradients(product, x, weight), exact, strict=True))
