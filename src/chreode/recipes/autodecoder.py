@@ -32,7 +32,13 @@ def autodecoder(
     inference: Literal["codes", "encoder"] = "codes",
     init: Literal["pca", "zero"] = "zero",
 ) -> Build:
-    """Decoder and codes (or an encoder) learned by reconstruction alone, without a prior."""
+    r"""Decoder and codes (or an encoder) learned by reconstruction alone, without a prior.
+
+    .. math:: L = -\frac1n \sum_i \log p(x_i \mid f(z_i)), \qquad
+              z_i \ \text{free, or}\ z_i = e(x_i) \ \text{with}\ \texttt{inference="encoder"}
+
+    The page *autodecoder* of the documentation says more (Paper I, doi:10.3390/e23111403).
+    """
     modality, described = next(iter(layout.modalities.items()))
     kinds = {"counts": "nb", "binary": "bernoulli", "continuous": "normal"}
     start = PrincipalStart(layout, dim) if init == "pca" else None

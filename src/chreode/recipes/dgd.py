@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -59,11 +60,22 @@ def scdgd(
     noise: Annotated[float, Field(ge=0)] = 0.3,
     init: Literal["pca", "zero"] = "pca",
     update: Literal["visit", "epoch"] = "visit",
+    code_lr: Positive = 3e-3,
     prior_weight: Positive | Literal["cells"] = 1.0,
     theta_floor: Annotated[float, Field(ge=0)] = 0.0,
     supervised: bool = False,
 ) -> Build:
-    """Single-cell deep generative decoder: free codes, a Gaussian mixture, negative binomial counts."""
+    r"""Single-cell deep generative decoder: free codes, a Gaussian mixture, negative binomial counts.
+
+    .. math::
+        z_i \sim \sum_k \pi_k N(\mu_k, \Sigma), \quad
+        x_{ij} \sim \mathrm{NB}\big(s_i\,\mathrm{softmax}(f(z_i))_j,\ \theta_j\big), \quad
+        L = -\frac1n \sum_i [\log p(x_i | z_i) + \log p(z_i)] - \frac1N \log p(\pi, \mu, \Sigma)
+
+    Codes, decoder and :math:`\theta` are maximum a posteriori estimates; components are placed on the codes
+    late in the fit and follow them by expectation-maximisation. The page *scdgd* of the documentation has
+    the whole process, every option, and the deviations from the paper (doi:10.1093/bioinformatics/btad497).
+    """
     latent = _prior(layout, dim, components, covariance, learn, init, supervised)
     head = partial(heads[likelihood], floor=theta_floor) if likelihood != "poisson" else heads[likelihood]
     model = LatentModel(
@@ -71,7 +83,7 @@ def scdgd(
         _decoder(layout, dim, hidden, head),
     )
     events = _placement(latent, place_at, components, init)
-    return Build(model, _objective(prior_weight), Plan(update=update, events=events))
+    return Build(model, _objective(prior_weight), _plan(update, code_lr, events))
 
 
 @recipe(code="cell", cite=("dgd",))
@@ -89,10 +101,20 @@ def dgd(
     noise: Annotated[float, Field(ge=0)] = 0.3,
     init: Literal["pca", "zero"] = "pca",
     update: Literal["visit", "epoch"] = "visit",
+    code_lr: Positive = 3e-3,
     prior_weight: Positive | Literal["cells"] = 1.0,
     supervised: bool = False,
 ) -> Build:
-    """Deep generative decoder for any kind of values, with a fixed standard normal or a mixture prior."""
+    r"""Deep generative decoder for any kind of values, with a fixed standard normal or a mixture prior.
+
+    .. math::
+        z_i \sim N(0, I) \ \text{or}\ \sum_k \pi_k N(\mu_k, \Sigma), \qquad x_i \sim p(x \mid f(z_i)), \qquad
+        L = -\frac1n \sum_i [\log p(x_i | z_i) + \log p(z_i)]
+
+    with the likelihood that the values ask for: negative binomial for counts, Bernoulli for 0 and 1, normal
+    for anything else. The page *dgd* of the documentation has the options and the deviations from the paper
+    (doi:10.3390/e23111403).
+    """
     kinds = {"counts": "nb", "binary": "bernoulli", "continuous": "normal"}
     kind = next(iter(layout.modalities.values())).kind
     latent = (
@@ -105,7 +127,7 @@ def dgd(
         _decoder(layout, dim, hidden, heads[likelihood or kinds[kind]]),
     )
     events = _placement(latent, place_at, components, init)
-    return Build(model, _objective(prior_weight), Plan(update=update, events=events))
+    return Build(model, _objective(prior_weight), _plan(update, code_lr, events))
 
 
 def _prior(
@@ -152,6 +174,11 @@ def _objective(prior_weight: float | str) -> Objective:
     if prior_weight == "cells":
         return Objective(reconstruction(), prior("cell"), hyperprior("cell", per="cell"))
     return Objective(reconstruction(), prior("cell"), hyperprior("cell", weight=float(prior_weight)))
+
+
+def _plan(update: Literal["visit", "epoch"], code_lr: float, events: tuple[Event, ...]) -> Plan:
+    plan = Plan(update=update, events=events)
+    return replace(plan, lr={**plan.lr, "codes": code_lr})
 
 
 def _placement(latent: nn.Module, at: float, components: int | None, init: str) -> tuple[Event, ...]:
