@@ -149,7 +149,8 @@ def main() -> None:
         "",
         f"`difficult(seed)`, {options.cells} cells, K not given, everything else at scDGD's defaults. "
         "Adjusted Rand index against the true components (the oracle knows every true parameter and sees "
-        f"the counts), median relative error of proportions over genes with at least {LEAST:,} molecules in the component: "
+        "the counts), median relative error of proportions over genes with at least "
+        f"{LEAST:,} molecules in the component: "
         "`benchmarks/recovery.py` says of what against what. Seconds on a shared machine.",
         "",
         table(rows),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
@@ -31,6 +32,7 @@ def autodecoder(
     likelihood: Literal["nb", "poisson", "zinb", "bernoulli", "normal"] | None = None,
     inference: Literal["codes", "encoder"] = "codes",
     init: Literal["pca", "zero"] = "zero",
+    code_lr: Annotated[float, Field(gt=0)] = 1e-2,
 ) -> Build:
     r"""Decoder and codes (or an encoder) learned by reconstruction alone, without a prior.
 
@@ -51,4 +53,5 @@ def autodecoder(
         layout, {"cell": dim}, heads={modality: heads[likelihood or kinds[described.kind]]}, hidden=hidden
     )
     model = LatentModel({"cell": Latent(infer, Flat(dim))}, decoder)
-    return Build(model, Objective(reconstruction()), Plan(events=(start_codes(), centre_decoder())))
+    plan = Plan(events=(start_codes(), centre_decoder()))
+    return Build(model, Objective(reconstruction()), replace(plan, lr={**plan.lr, "codes": code_lr}))
