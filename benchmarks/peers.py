@@ -11,11 +11,15 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import data
 import numpy as np
 import pandas as pd
 import protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 COLUMNS = ("nats", "kmeans_ari", "leiden_ari", "leiden_k", "knn", "mixing", "seconds", "best_epoch")
 
@@ -42,7 +46,9 @@ def against(name: str, codes: np.ndarray, fit: np.ndarray) -> dict[str, float]:
     return protocol.scores(codes, obs[known.label].to_numpy(), batches=batches)
 
 
-def references(name: str, seed: int) -> list[dict[str, object]]:
+def references(
+    name: str, seed: int, *, score: Callable[[str, np.ndarray, np.ndarray], dict] = against
+) -> list[dict[str, object]]:
     """Rows of the mean profile, the labels' profiles, and principal components plain and scaled."""
     adata, label = data.load(name), data.KNOWN[name].label
     split = protocol.split(adata.X, name=name, seed=seed)
@@ -59,7 +65,7 @@ def references(name: str, seed: int) -> list[dict[str, object]]:
     ]
     for method, scaled in (("20 PCs", False), ("20 PCs, scaled genes", True)):
         codes = protocol.pcs(adata.X[split.fit], scaled=scaled)
-        rows.append({"method": method} | against(name, codes, split.fit))
+        rows.append({"method": method} | score(name, codes, split.fit))
     return [{"dataset": name, "seed": seed} | row for row in rows]
 
 

@@ -68,4 +68,6 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "dgd, mixture": lambda: recipes.dgd(dim=4, hidden=(8,), components=3),
     "autodecoder": lambda: recipes.autodecoder(dim=4, hidden=(8,)),
     "autodecoder, encoder": lambda: recipes.autodecoder(dim=4, hidden=(8,), inference="encoder"),
+    "autodecoder, linear": lambda: recipes.autodecoder(dim=4, hidden=()),
+    "autodecoder, linear encoder": lambda: recipes.autodecoder(dim=4, hidden=(), inference="encoder"),
 }

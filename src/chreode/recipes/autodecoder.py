@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from chreode.decoders import MLP
+from chreode.decoders import MLP, Linear
 from chreode.events import centre_decoder, start_codes
 from chreode.infer import Codebook, Encoder, PrincipalStart
 from chreode.likelihoods import heads
@@ -49,8 +49,11 @@ def autodecoder(
         if inference == "codes"
         else Encoder(layout, dim, hidden=hidden[::-1])
     )
-    decoder = MLP(
-        layout, {"cell": dim}, heads={modality: heads[likelihood or kinds[described.kind]]}, hidden=hidden
+    chosen = {modality: heads[likelihood or kinds[described.kind]]}
+    decoder = (
+        MLP(layout, {"cell": dim}, heads=chosen, hidden=hidden)
+        if hidden
+        else Linear(layout, {"cell": dim}, heads=chosen)
     )
     model = LatentModel({"cell": Latent(infer, Flat(dim))}, decoder)
     plan = Plan(events=(start_codes(), centre_decoder()))
