@@ -38,7 +38,7 @@ unit: install
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n 2 --durations 10
 
 benchmark: install
-	$(BIN)/python benchmarks/step_time.py
+	$(BIN)/python benchmarks/step_time.py --profile --scale
 
 format: install
 	$(BIN)/ruff check --fix .

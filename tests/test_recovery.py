@@ -1,4 +1,4 @@
-"""Simulated truth is recovered where principal components lose it, at the defaults, K not given."""
+"""Simulated truth is recovered where principal components lose it, K not given."""
 
 from __future__ import annotations
 

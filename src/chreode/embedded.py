@@ -130,7 +130,8 @@ class Embedded:
         modality
             The first by default.
         size
-            Size factor to decode at: 1 gives proportions, 10,000 counts per ten thousand.
+            Size factor to decode at: 1 gives proportions (less what dropout loses, where the likelihood has
+            it), 10,000 counts per ten thousand.
         features
             Names; all by default.
 

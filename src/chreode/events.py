@@ -6,7 +6,15 @@ from chreode.optim import codebooks
 from chreode.plan import Event, Moment
 from chreode.priors.placement import count_communities
 
-__all__ = ["centre_decoder", "follow", "move_dead_components", "place_means", "start_codes", "start_means"]
+__all__ = [
+    "centre_decoder",
+    "follow",
+    "move_dead_components",
+    "place_levels",
+    "place_means",
+    "start_codes",
+    "start_means",
+]
 
 
 def start_codes() -> Event:
@@ -36,6 +44,17 @@ def start_means(latent: str) -> Event:
     return Event("draw means", do, at="start")
 
 
+def place_levels(latent: str) -> Event:
+    """Before the first epoch: the component of each level placed where the codes of its cells start."""
+
+    def do(moment: Moment) -> None:
+        prior = moment.model.latents[latent].prior
+        column = moment.cells.layout.resolve(prior.column).column
+        prior.place(moment.codes(latent), moment.cells.covariates[column])
+
+    return Event("place levels", do, at="start")
+
+
 def place_means(latent: str, *, at: float, components: int | None) -> Event:
     """At a fraction of the fit: components placed where the codes are.
 
@@ -60,17 +79,21 @@ def place_means(latent: str, *, at: float, components: int | None) -> Event:
 
 def follow(latent: str, *, every: int = 1) -> Event:
     """After every epoch: one step of expectation-maximisation of the placed mixture on the codes."""
-    return Event(
-        "follow codes",
-        lambda moment: moment.model.latents[latent].prior.update(moment.codes(latent)),
-        every=every,
-    )
+
+    def do(moment: Moment) -> None:
+        prior = moment.model.latents[latent].prior
+        if prior.placed:  # there is no mixture before
+            prior.update(moment.codes(latent))
+
+    return Event("follow codes", do, every=every)
 
 
 def move_dead_components(latent: str, *, every: int = 5) -> Event:
     """Every few epochs: components that hold no cells are moved to where codes are explained worst."""
 
     def do(moment: Moment) -> None:
-        moment.model.latents[latent].prior.move_dead(moment.codes(latent), generator=moment.generator)
+        prior = moment.model.latents[latent].prior
+        if prior.placed:
+            prior.move_dead(moment.codes(latent), generator=moment.generator)
 
     return Event("move dead components", do, every=every)

@@ -9,7 +9,7 @@ import torch
 
 from chreode import posthoc
 from chreode.cells import CSR, Cells
-from chreode.evaluate.fidelity import coverage, label_profile_nats, mean_profile_nats, zero_fraction
+from chreode.evaluate.fidelity import coverage, label_profile_nats, mean_profile_nats, rmse, zero_fraction
 from chreode.held_out import halves, nats
 
 if TYPE_CHECKING:
@@ -49,8 +49,9 @@ def score(model: Any, cells: Cells, *, seed: int = 0) -> dict[str, float]:
     how much lower the model's is; where the model was fitted with labels ``label_profile`` and
     ``label_gain``, the same for the mean profile of the cell's label; ``molecules`` and ``cells`` scored;
     ``zero_fraction_observed``, ``zero_fraction_expected`` and ``zero_fraction_gene_error`` of the scored
-    half; ``coverage_90`` of its central 90 % predictive intervals, over about a million entries of random
-    cells.
+    half; ``negative_log_likelihood`` of the scored half, in nats a cell, dispersion included; ``rmse`` of its
+    counts scaled to 10,000 a cell; ``coverage_90`` of its central 90 % predictive intervals, over about a
+    million entries of random cells.
 
     Profiles are of the counts of the training cells. A model loaded from disk has none: its profiles are what
     the decoder expects of the training cells, and are called ``mean_decoded_profile`` and
@@ -88,6 +89,8 @@ def score(model: Any, cells: Cells, *, seed: int = 0) -> dict[str, float]:
         "zero_fraction_observed": zeros["observed"],
         "zero_fraction_expected": zeros["expected"],
         "zero_fraction_gene_error": zeros["gene_error"],
+        "negative_log_likelihood": -sum(map(prediction.log_prob, _slices(len(second)))) / len(second),
+        "rmse": rmse(test, prediction.proportions, block=_CHUNK),
         "coverage_90": coverage(test[some], lambda rows: drawn.draw(rows, generator), level=0.9),
     }
 
@@ -120,6 +123,13 @@ class _Prediction:
 
     def nats(self, rows: slice) -> tuple[float, float]:
         return nats(self.observed(rows), self.cells[rows], self.modality)
+
+    def log_prob(self, rows: slice) -> float:
+        return float(self.observed(rows).log_prob(self.cells[rows].measured[self.modality]).double().sum())
+
+    def proportions(self, rows: slice) -> np.ndarray:
+        share = self.observed(rows).proportions.numpy()[:, self.features]
+        return share / np.maximum(share.sum(1, keepdims=True), 1e-30)
 
     def zeros(self, rows: slice) -> np.ndarray:
         return self.observed(rows).zero_probability.numpy()[:, self.features]

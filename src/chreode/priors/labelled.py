@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from chreode.axes import Float, Int, Tensor
+from chreode.priors import em
 from chreode.priors.mixture import Mixture
 
 if TYPE_CHECKING:
@@ -192,7 +193,15 @@ class LabelledMixture(nn.Module):
 
     @torch.no_grad()
     def place(self, z: Float[Tensor, "n d"], levels: Int[Tensor, " n"]) -> None:
-        """Put every level's mean and width where its codes are; a level without codes keeps its own."""
-        for level in levels[levels >= 0].unique().tolist():
-            mine = z[levels == level]
-            self.mixture.means[level] = mine.mean(0)
+        """Put every level's mean and width where its codes are; a level without codes gets the mean of all.
+
+        Parameters
+        ----------
+        z
+            Codes.
+        levels
+            Level of each, -1 for unknown, which has no part in it.
+        """
+        if (levels >= 0).any():
+            rule, number = self.mixture.rule, self.mixture.components
+            self.mixture.hold(em.from_labels(z, levels.to(z.device), components=number, rule=rule))

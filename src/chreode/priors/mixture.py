@@ -226,12 +226,19 @@ class Mixture(nn.Module):
         density, value = em.climb(z, density, rule=rule, steps=200 if few is z else _FULL_STEPS)
         self.count.fill_(components)
         self.placed.fill_(1.0)
-        self._hold(density)
+        self.hold(density)
         if scale != "em":
             self.within.fill_(float(scale))
             self._write(em.rescale(density, to=float(scale)))
             value = float(self().log_prob(z).double().mean())
         return value
+
+    @torch.no_grad()
+    def hold(self, density: MixtureDensity) -> None:
+        """Become this mixture, and keep the mean variance within its components from now on."""
+        self.within.fill_(float(em.mean_variance(density)))
+        self.centre.fill_(float(density.log_variance.mean()))
+        self._write(density)
 
     def statistics(self, z: Float[Tensor, "n d"]) -> dict[str, Tensor]:
         """The sums over cells that `maximise` needs; add those of several sets of cells."""
@@ -305,11 +312,6 @@ class Mixture(nn.Module):
         if len(self.log_variance) == 1:
             return torch.ones_like(self.log_variance[:, :1])
         return self._used().to(self.means.dtype).unsqueeze(1)
-
-    def _hold(self, density: MixtureDensity) -> None:
-        self.within.fill_(float(em.mean_variance(density)))
-        self.centre.fill_(float(density.log_variance.mean()))
-        self._write(density)
 
     def _write(self, density: MixtureDensity) -> None:
         k = density.count

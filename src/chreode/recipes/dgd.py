@@ -14,6 +14,7 @@ from chreode.events import (
     centre_decoder,
     follow,
     move_dead_components,
+    place_levels,
     place_means,
     start_codes,
     start_means,
@@ -113,13 +114,19 @@ def dgd(
 
     with the likelihood that the values ask for: negative binomial for counts, Bernoulli for 0 and 1, normal
     for anything else. The page *dgd* of the documentation has the options and the deviations from the paper
-    (doi:10.3390/e23111403).
+    (doi:10.1093/bioinformatics/btad497).
     """
     kinds = {"counts": "nb", "binary": "bernoulli", "continuous": "normal"}
     kind = next(iter(layout.modalities.values())).kind
+    if not mixture and (supervised or components is not None):
+        msg = (
+            "Expected neither components nor supervised=True with mixture=False, which has no components; "
+            f"found components={components}, supervised={supervised}. Leave them out, or ask for the mixture."
+        )
+        raise InputError(msg)
     latent = (
         _prior(layout, dim, components, covariance, learn, init, supervised)
-        if mixture or supervised
+        if mixture
         else StandardNormal(dim)
     )
     model = LatentModel(
@@ -142,6 +149,12 @@ def _prior(
         )
         raise InputError(msg)
     if supervised:
+        if components is not None:
+            msg = (
+                f"Expected no components with supervised=True, which has one for each level of the label; "
+                f"found {components}. Leave one of the two out."
+            )
+            raise InputError(msg)
         label = layout.in_role("label")
         if label is None or not label.categorical:
             msg = (
@@ -183,10 +196,12 @@ def _plan(update: Literal["visit", "epoch"], code_lr: float, events: tuple[Event
 
 def _placement(latent: nn.Module, at: float, components: int | None, init: str) -> tuple[Event, ...]:
     begin = (start_codes(), centre_decoder())
-    if not isinstance(latent, Mixture):
+    if isinstance(latent, StandardNormal):
         return begin
     if init == "zero":
         return (start_means("cell"), centre_decoder())
+    if isinstance(latent, LabelledMixture):
+        return (*begin, place_levels("cell"))
     place = place_means("cell", at=at, components=components)
     if latent.learn == "gradient":
         return (*begin, place, move_dead_components("cell"))

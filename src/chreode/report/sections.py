@@ -50,6 +50,11 @@ SCORES = {
     "zero_fraction_observed": ("zeros observed", "share of held-out counts"),
     "zero_fraction_expected": ("zeros expected", "share, by the model"),
     "zero_fraction_gene_error": ("error of zeros, by gene", "mean absolute difference of shares"),
+    "negative_log_likelihood": (
+        "negative log likelihood",
+        "nats a cell, dispersion included; lower is better",
+    ),
+    "rmse": ("root mean squared error", "of counts scaled to 10,000 a cell; lower is better"),
     "coverage_90": ("coverage of 90 % intervals", "0.90 is right"),
     "molecules": ("molecules scored", ""),
     "leiden_clusters": ("Leiden clusters", "at resolution 1, on the codes"),
