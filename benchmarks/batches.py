@@ -57,10 +57,11 @@ def main() -> None:
             split = protocol.split(data.load(name).X, name=name, seed=seed)
             pcs = protocol.pcs(data.load(name).X[split.fit])
             rows.append({"dataset": name, "method": "20 PCs", "seed": seed} | against(name, pcs, split.fit))
+    used = ", ".join(f"{k} {v}" for k, v in versions().items())
     lines = [
         "# Batches",
         "",
-        f"`python benchmarks/batches.py --peers DIR`; {versions()}; seeds {options.seeds}.",
+        f"`python benchmarks/batches.py --peers DIR`; {used}; scvi-tools 1.4.2; seeds {options.seeds}.",
         "",
     ]
     lines += ["| data set | method | mixing within type | knn | k-means ARI |", "|---|---|---|---|---|"]

@@ -36,8 +36,6 @@ ORDER = [
     ["compare", "report"],
     ["folder"],
     ["commands", "fitting"],
-    ["folder"],
-    ["commands", "fitting"],
     ["cli"],  # which may also ask the front door
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}

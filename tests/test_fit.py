@@ -133,6 +133,22 @@ def test_cells_without_counts_are_kept_at_the_prior_mode() -> None:
     assert density.log_prob(here) >= density.log_prob(mode[None]) - 1e-3
 
 
+def test_a_cell_without_counts_stays_at_zero_without_a_prior() -> None:
+    adata = table()
+    emptied = adata.X.tolil()
+    emptied[[5, 9]] = 0
+    adata.X = emptied.tocsr()
+    for inference in ("codes", "encoder"):
+        recipe = ch.recipes.autodecoder(dim=4, hidden=(8,), inference=inference)
+        model = ch.fit(ch.read(adata), recipe, epochs=3, progress=False)
+        found = model.embedded.embedding
+        assert np.abs(found[[5, 9]]).max() == 0
+        assert (np.abs(np.delete(found, [5, 9], axis=0)).max(1) > 0).all()
+    distilled = ch.distil(ch.fit(ch.read(adata), small(), epochs=8, progress=False), epochs=2, progress=False)
+    prior = distilled.module.latents["cell"].prior
+    assert distilled.project(adata).embedding[5].tolist() == prior.modes()[0].tolist()
+
+
 def test_a_changed_call_is_refused_with_the_difference_named(tmp_path: Path) -> None:
     ch.fit(tiny(), small(), epochs=2, checkpoint=tmp_path, progress=False)
     with pytest.raises(InputError, match=r"seed was 1 and is 0|seed was 0 and is 1"):
@@ -208,6 +224,7 @@ def test_a_loss_that_is_not_finite_names_term_step_cells_and_features(
         ({"epochs": 0}, "epochs at least 1"),
         ({"validation": 1.0}, "validation from 0 to below 1"),
         ({"devices": 0}, "devices at least 1"),
+        ({"precision": "foo"}, "precision among auto, 32-true, .*; found 'foo'"),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments: dict, words: str) -> None:

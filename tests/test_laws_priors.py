@@ -13,6 +13,7 @@ from scipy.special import logsumexp
 from sklearn.metrics import adjusted_rand_score
 
 from chreode.cells import Cells, Covariate, Layout
+from chreode.errors import InputError
 from chreode.priors import (
     PRIORS,
     LabelledMixture,
@@ -563,7 +564,7 @@ def test_labelled_refuses_levels_it_was_not_built_for() -> None:
     prior = LabelledMixture("type", 2, 2)
     with pytest.raises(ValueError, match="at most 2 levels"):
         prior(cells_of([0, 1], ("a", "b", "c")), None)
-    with pytest.raises(KeyError, match="a covariate that was read"):
+    with pytest.raises(InputError, match="a covariate that was read"):
         LabelledMixture("plate", 2, 2)(cells_of([0, 1], ("a", "b")), None)
 
 

@@ -42,16 +42,8 @@ def test_streams_differ_and_are_stable():
     assert stream(7, 3).initial_seed() == 2530781778362038830
 
 
-@pytest.mark.parametrize(("n", "size", "ranks"), [(10, 4, 2), (100, 7, 4), (5, 2, 3), (3, 8, 3)])
-def test_all_ranks_make_as_many_steps(n, size, ranks):
-    cut = minibatches(n, size=size, seed=0, epoch=0, ranks=ranks)
-    assert len(cut) % ranks == 0
-    assert min(len(rows) for rows in cut) >= 1
-    assert sum(len(rows) for rows in cut) == n
-
-
 def test_impossible_cuts_are_refused():
-    for wrong in ({"n": 3, "size": 0}, {"n": 0, "size": 4}, {"n": 1, "size": 4, "ranks": 2}):
+    for wrong in ({"n": 3, "size": 0}, {"n": 0, "size": 4}):
         with pytest.raises(InputError, match="Expected size"):
             minibatches(wrong.pop("n"), seed=0, epoch=0, **wrong)
 

@@ -94,6 +94,18 @@ def test_held_out_molecules_gain_over_the_mean_profile(model: FittedModel) -> No
     assert scores["nats_per_molecule"] < scores["mean_profile"]
 
 
+def test_unknown_levels_and_columns_are_refused(model: FittedModel) -> None:
+    cells = tiny()
+    with pytest.raises(InputError, match=r"level of 'plate' \(plate 0, plate 1\); found 'typo'. Name one"):
+        cells.do(batch="typo")
+    with pytest.raises(InputError, match=r"read \(plate, type, age\); found 'nothing'. Name one"):
+        cells.do(nothing="typo")
+    with pytest.raises(InputError, match="number for 'age'; found 'old'"):
+        cells.do(age="old")
+    with pytest.raises(InputError, match="n of at least 1; found 0"):
+        model.sample(0)
+
+
 def test_supervised_components_are_the_levels() -> None:
     cells = tiny()
     fitted = ch.fit(cells, ch.recipes.scdgd(dim=4, hidden=(8,), supervised=True), epochs=30, progress=False)

@@ -50,3 +50,14 @@ def test_levels_without_codes_get_the_mean_of_all() -> None:
 def test_contradicting_arguments_are_refused(recipe) -> None:
     with pytest.raises(InputError, match="Leave"):
         ch.fit(labelled(3), recipe(), epochs=1, progress=False)
+
+
+def test_the_papers_of_the_parts_are_cited() -> None:
+    cells = ch.read(simulate(80, 60, components=2, batches=2, seed=0), label="component", batch="batch")
+    recipe = ch.recipes.scdgd(dim=3, likelihood="zinb", supervised=True)
+    cited = ch.fit(cells, recipe, epochs=1, progress=False).cite()
+    for doi in ("btad497", "s41592-019-0619-0", "s41592-018-0229-2", "s41467-024-53340-z"):
+        assert doi in cited
+    plain = ch.fit(labelled(2), ch.recipes.scdgd(dim=3), epochs=1, progress=False).cite()
+    assert "btad497" in plain
+    assert "s41592" not in plain

@@ -12,6 +12,7 @@ import torch
 
 from chreode.axes import Bool, Float, Int, Tensor
 from chreode.csr import CSR
+from chreode.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -109,7 +110,7 @@ class Layout:
 
         Raises
         ------
-        KeyError
+        InputError
             When there is neither, naming the columns that exist.
         """
         found = self.covariates.get(column) or next(
@@ -117,8 +118,11 @@ class Layout:
         )
         if found is None:
             known = ", ".join(self.covariates) or "none"
-            msg = f"Expected a covariate that was read; found {column!r}. Covariates of these cells: {known}."
-            raise KeyError(msg)
+            msg = (
+                f"Expected a covariate that was read ({known}); found {column!r}. Name one of these, or read "
+                "the cells with it."
+            )
+            raise InputError(msg)
         return found
 
     def to_json(self) -> dict[str, Any]:
@@ -343,6 +347,12 @@ class Cells:
         }
         return self.replace(index=self.index.to(device), **moved)
 
+    @property
+    def counted(self) -> Bool[Tensor, " n"]:
+        """Which cells have a count in some counted modality; all of them where none is counted."""
+        sizes = [self.size[m] > 0 for m, d in self.layout.modalities.items() if d.kind == "counts"]
+        return torch.stack(sizes).any(0) if sizes else torch.ones_like(self.index, dtype=torch.bool)
+
     def mask(self, modality: str) -> Bool[Tensor, "n g"] | None:
         """Which features each cell's panel measured; None when all were."""
         if modality not in self.panels:
@@ -354,15 +364,13 @@ class Cells:
         layout = replace(self.layout, n_cells=len(self))
         return self.replace(layout=layout, index=torch.arange(len(self), device=self.device))
 
-    def do(self, **levels: str | float | None) -> Cells:
+    def do(self, /, **levels: str | float | None) -> Cells:
         """The same cells under other levels: ``cells.do(batch="plate 2")``; None means unknown.
 
         Raises
         ------
-        KeyError
-            For a column that was not read.
-        ValueError
-            For a level the layout does not know.
+        InputError
+            For a column that was not read, or a level that the layout does not know.
         """
         changed = dict(self.covariates)
         for name, level in levels.items():
@@ -381,14 +389,24 @@ class Cells:
 
 def encode(covariate: Covariate, level: str | float | None) -> float | int:
     """The number that stands for a level: its position, -1 or NaN for unknown, or a standardised value."""
-    if not covariate.categorical:
-        return float("nan") if level is None else (float(level) - covariate.location) / covariate.scale
     if level is None:
-        return -1
+        return -1 if covariate.categorical else float("nan")
+    if not covariate.categorical:
+        try:
+            return (float(level) - covariate.location) / covariate.scale
+        except ValueError:
+            msg = (
+                f"Expected a number for {covariate.column!r}; found {level!r}. Give a number, or None for "
+                "unknown."
+            )
+            raise InputError(msg) from None
     if str(level) not in covariate.levels:
-        known = ", ".join(covariate.levels[:12])
-        msg = f"Expected a level of {covariate.column!r} ({known}); found {level!r}."
-        raise ValueError(msg)
+        known = ", ".join(covariate.levels[:12]) + (", ..." if len(covariate.levels) > 12 else "")
+        msg = (
+            f"Expected a level of {covariate.column!r} ({known}); found {level!r}. Name one of these, or "
+            "None for unknown."
+        )
+        raise InputError(msg)
     return covariate.levels.index(str(level))
 
 

@@ -21,7 +21,7 @@ from chreode.recipe import named, registry
 from chreode.references import references
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
 
@@ -145,6 +145,8 @@ def _counts_of(folder: Path, facts: Mapping[str, Any], data: Path | None) -> Pat
 def export(folder: Path, *, out: Path | None, overwrite: bool) -> None:
     """Write codes, components and probabilities of the fitted cells as CSV.
 
+    Components of a supervised fit go by the names of their levels.
+
     Parameters
     ----------
     folder
@@ -161,18 +163,22 @@ def export(folder: Path, *, out: Path | None, overwrite: bool) -> None:
     embedded, out = model.embedded, out or folder / "csv"
     index = pd.Index(embedded.names, name="cell")
 
-    def wide(values: np.ndarray, prefix: str) -> pd.DataFrame:
-        columns = pd.Index([f"{prefix}_{i}" for i in range(values.shape[1])])
+    def wide(values: np.ndarray, prefix: str, names: Sequence[str]) -> pd.DataFrame:
+        columns = pd.Index([f"{prefix}_{name}" for name in names])
         return pd.DataFrame(values, index=index, columns=columns)
 
     tables = {
-        "codes" if name == model.code else f"codes_{name}": wide(values, "code")
+        "codes" if name == model.code else f"codes_{name}": wide(
+            values, "code", [str(i) for i in range(values.shape[1])]
+        )
         for name, values in embedded.embeddings.items()
     }
     if model.components:
-        both = {"component": embedded.components(), "trained": embedded.trained}
+        called = embedded.component_names
+        chosen = pd.Categorical.from_codes(embedded.components(), categories=called)
+        both = {"component": chosen, "trained": embedded.trained}
         tables["components"] = pd.DataFrame(both, index=index)
-        tables["probabilities"] = wide(embedded.probabilities(), "component")
+        tables["probabilities"] = wide(embedded.probabilities(), "component", called)
     there = [name for name in tables if (out / f"{name}.csv").exists()]
     if there and not overwrite:
         msg = f"Expected a new folder; found {there[0]}.csv in {out}. Add --overwrite to replace the tables."

@@ -12,6 +12,7 @@ from chreode import storage
 from chreode.axes import Float, Tensor
 from chreode.cells import Cells, Layout, Reading
 from chreode.errors import InputError
+from chreode.priors import LabelledMixture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -110,6 +111,16 @@ class Embedded:
         """The most probable component of each cell, 0 to k - 1."""
         return self.probabilities().argmax(1)
 
+    @property
+    def component_names(self) -> list[str]:
+        """What the components are called: the levels of a supervised prior, else 0 to k - 1."""
+        prior = self.module.latents[self.code].prior
+        names = [str(k) for k in range(int(prior.count))]
+        if isinstance(prior, LabelledMixture):
+            levels = self.cells.layout.resolve(prior.column).levels
+            names[: len(levels)] = levels
+        return names
+
     @torch.no_grad()
     def decode(self, z: Float[Tensor, "n d"], modality: str | None = None) -> Observed:
         """The distribution that codes of the main latent decode to, at size 1 and unknown covariates."""
@@ -177,7 +188,7 @@ class Embedded:
     def write(self, adata: ad.AnnData) -> None:
         """Write into the user's AnnData, whose cells must be these, in any order.
 
-        ``obsm["X_<recipe>"]`` the embedding, ``obs["<recipe>_component"]`` the component,
+        ``obsm["X_<recipe>"]`` the embedding, ``obs["<recipe>_component"]`` the component by name,
         ``obsm["<recipe>_probabilities"]``, and ``uns["chreode"]``, provenance as a JSON string. Plain
         arrays only, so that the file opens in R too.
 
@@ -204,8 +215,7 @@ class Embedded:
         if int(self.module.latents[self.code].prior.count) > 0:
             probabilities = self.probabilities()[position]
             adata.obsm[f"{self.recipe}_probabilities"] = probabilities
-            levels = [str(k) for k in range(probabilities.shape[1])]
-            chosen = pd.Categorical.from_codes(probabilities.argmax(1), categories=levels)
+            chosen = pd.Categorical.from_codes(probabilities.argmax(1), categories=self.component_names)
             adata.obs[f"{self.recipe}_component"] = chosen
         adata.obs[f"{self.recipe}_trained"] = self.trained[position]
         adata.uns["chreode"] = json.dumps(

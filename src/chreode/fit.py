@@ -51,11 +51,7 @@ class Trained:
 
 def split(cells: Cells, validation: float, seed: int) -> tuple[Tensor, Tensor]:
     """Positions of training and validation cells; cells without a count are in neither."""
-    counted = [m for m, d in cells.layout.modalities.items() if d.kind == "counts"]
-    useful = torch.ones(len(cells), dtype=torch.bool)
-    if counted:
-        useful = torch.stack([cells.size[m] > 0 for m in counted]).any(0)
-    rows = useful.nonzero().squeeze(1)
+    rows = cells.counted.nonzero().squeeze(1)
     generator = torch.Generator().manual_seed(mix(seed, 101))
     shuffled = rows[torch.randperm(len(rows), generator=generator)]
     n_held = round(validation * len(rows))
@@ -167,7 +163,7 @@ def _strategy(devices: int) -> Any:
 
 def _accelerator(device: str) -> str:
     if device != "auto":
-        return "cuda" if device.startswith("cuda") else device
+        return device
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Embedded", "FittedModel", "distil", "fit", "load"]
 
+_PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true")
+
 
 class FittedModel:
     """A model with everything it knows: layout, schema, recipe, history and its embedded cells.
@@ -92,6 +94,8 @@ class FittedModel:
     def project(self, source: Any, *, refine: int | None = None, progress: bool = False) -> Embedded:
         """Embed new cells; decoder and priors stay as they are.
 
+        A supervised prior places cells by their labels where they have any.
+
         Parameters
         ----------
         source
@@ -108,7 +112,9 @@ class FittedModel:
         """
         cells = read(source, like=self)
         show = "project" if progress else None
-        codes = posthoc.project(self.module, cells, encoders=self.encoders, refine=refine, show=show)
+        codes = posthoc.project(
+            self.module, cells, encoders=self.encoders, refine=refine, labelled=True, show=show
+        )
         return self.embed(cells, trained=np.zeros(len(cells), dtype=bool), codes=codes)
 
     @torch.no_grad()
@@ -130,7 +136,7 @@ class FittedModel:
         Parameters
         ----------
         n
-            Number of cells.
+            Number of cells, at least 1.
         component
             Draw from this component only.
         seed
@@ -139,10 +145,19 @@ class FittedModel:
         Returns
         -------
         AnnData
-            Sparse values in ``X``, ``obs["component"]`` where the prior has components.
+            Sparse values in ``X``, ``obs["component"]`` where the prior has components: its number, or its
+            level in a supervised fit.
+
+        Raises
+        ------
+        InputError
+            When there is nothing to draw, or no such component.
         """
         from chreode.generate import sample
 
+        if n < 1:
+            msg = f"Expected n of at least 1; found {n}. Ask for one cell or more."
+            raise InputError(msg)
         self._check_component(component)
         return sample(self.embedded, n, component=component, generator=torch.Generator().manual_seed(seed))
 
@@ -150,7 +165,8 @@ class FittedModel:
     def score(self, source: Any, *, seed: int = 0) -> dict[str, float]:
         """How well held-out molecules of these cells are explained.
 
-        Counts are thinned into binomial halves, codes inferred from one half, the other half scored.
+        Counts are thinned into binomial halves, codes inferred from one half, the other half scored. Labels
+        are hidden while codes are inferred, so that a supervised model is judged on counts alone.
 
         Parameters
         ----------
@@ -175,7 +191,7 @@ class FittedModel:
 
     def cite(self) -> str:
         """BibTeX for exactly the parts used."""
-        return storage.cite([self.recipe.name])
+        return storage.cite([self.recipe.name], self.module.modules())
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -314,11 +330,11 @@ def fit(
 def _codes_of_all(module: LatentModel, cells: Cells, trained: np.ndarray, seed: int) -> dict[str, Tensor]:
     """Codes in the file's order: learned ones for cells that trained, projected ones for the others."""
     others = torch.from_numpy(~trained)
-    projected = posthoc.project(module, cells[others]) if others.any() else {}
+    projected = posthoc.project(module, cells[others], labelled=True) if others.any() else {}
     codes = {}
     for name, latent in module.latents.items():
         if not latent.infer.free:
-            codes[name] = posthoc.project(module, cells)[name]
+            codes[name] = posthoc.project(module, cells, labelled=True)[name]
             continue
         learned = latent.infer.weight
         codes[name] = learned.new_zeros(len(cells), learned.shape[1])
@@ -357,6 +373,7 @@ def _check(cells: Cells, recipe: Recipe, call: Call) -> None:
             f"among {', '.join(d for d, there in devices.items() if there)}",
         ),
         "devices": (call.devices >= 1, "at least 1"),
+        "precision": (call.precision in _PRECISIONS, f"among {', '.join(_PRECISIONS)}"),
         "validation": (0 <= call.validation < 1, "from 0 to below 1"),
     }
     for name, (holds, expected) in rules.items():

@@ -24,6 +24,7 @@ from chreode.folder import Run, new_folder, write_json
 from chreode.io.annotate import annotated_copy
 from chreode.io.read import read
 from chreode.io.write import atomic_path
+from chreode.priors import LabelledMixture
 from chreode.recipe import Recipe, named, parse
 
 if TYPE_CHECKING:
@@ -39,6 +40,10 @@ DEMO = "the PBMC 68k subset bundled with scanpy"
 NOTE = (
     "held_out: molecules of validation cells, which also decided when to stop training; for an untouched "
     "judge, score cells that the fit never saw. embedding: on all cells"
+)
+SUPERVISED = (
+    ". The fit is supervised: held_out hides the label while codes are inferred (stopping knew it), but the "
+    "embedding was given it: its scores against the label show what was put in, not what was found"
 )
 
 
@@ -216,6 +221,8 @@ def scores_of(model: FittedModel, *, seed: int) -> dict[str, Any]:
     scores["embedding"] = score_embedding(
         embedded.embedding, labels=levels["label"], batches=levels["batch"], components=components, seed=seed
     )
+    supervised = isinstance(model.module.latents[model.code].prior, LabelledMixture)
+    note = NOTE + SUPERVISED if supervised else NOTE
     summary = model.summary
     scores["fit"] = {
         "recipe": model.recipe.name,
@@ -227,7 +234,7 @@ def scores_of(model: FittedModel, *, seed: int) -> dict[str, Any]:
         "cells trained": summary["trained"],
         "features": layout.modalities[modality].n_features,
     }
-    return {**{name: _finite(group) for name, group in scores.items()}, "note": NOTE}
+    return {**{name: _finite(group) for name, group in scores.items()}, "note": note}
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def sample(embedded: Embedded, n: int, *, component: int | None, generator: torc
         else:
             chosen = torch.full((n,), component)
         z = _codes_of(density, chosen, generator)
-        obs["component"] = pd.Categorical(chosen.numpy().astype(str))
+        obs["component"] = pd.Categorical(np.asarray(embedded.component_names)[chosen.numpy()])
         donors = _donors(torch.from_numpy(embedded.components()), embedded.trained, chosen, generator)
     else:
         z = density.sample(n, generator)

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from chreode.axes import Tensor
 from chreode.cells import CSR, Cells
 from chreode.io.loader import thin
 
 if TYPE_CHECKING:
     from chreode.parts import Observed
 
-__all__ = ["halves", "nats", "profile_nats"]
+__all__ = ["halves", "nats"]
 
 
 def halves(cells: Cells, generator: torch.Generator) -> tuple[Cells, Cells]:
@@ -63,21 +62,3 @@ def nats(observed: Observed, cells: Cells, modality: str) -> tuple[float, float]
     mask = cells.mask(modality)
     values = len(cells) * cells.layout.modalities[modality].n_features if mask is None else int(mask.sum())
     return float(-observed.log_prob(measured).double().sum()), float(values)
-
-
-def profile_nats(profile: Tensor, cells: Cells, modality: str) -> float:
-    """Nats per molecule when every cell is expected to have the same proportions ``profile``, ``g``."""
-    measured = cells.measured[modality]
-    if not isinstance(measured, CSR):
-        msg = "Expected sparse counts; found dense values. Nats per molecule are for counts."
-        raise TypeError(msg)
-    mask = cells.mask(modality)
-    log_share = profile.clamp(min=1e-30).log()
-    if mask is None:
-        return float(
-            -(measured.value * log_share[measured.col.long()]).double().sum() / measured.value.double().sum()
-        )
-    # Proportions are renormalised over the features each cell's panel measured.
-    scale = (mask * profile).sum(1).clamp(min=1e-30).log()
-    spent = measured.value * (log_share[measured.col.long()] - scale[measured.row])
-    return float(-spent.double().sum() / measured.value.double().sum())

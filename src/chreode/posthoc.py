@@ -13,8 +13,9 @@ from chreode.loop import Call, mix, run, seeded
 from chreode.model import Latent, LatentModel, Trace
 from chreode.objective import Objective, Term, reconstruction
 from chreode.plan import Plan
+from chreode.priors import LabelledMixture
 from chreode.recipe import Build
-from chreode.settle import frozen, infer_codes
+from chreode.settle import at_modes, frozen, infer_codes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,13 +31,14 @@ def project(
     *,
     encoders: Mapping[str, Encoder] | None = None,
     refine: int | None = None,
+    labelled: bool = False,
     show: str | None = None,
 ) -> dict[str, Float[Tensor, "n d"]]:
     """Codes of cells under a finished model, which stays bit-identical.
 
     Without encoders every code begins at the best candidate under the joint density (a component's mean,
     or the cell's principal components) and descends until it gains no more. With distilled encoders the
-    codes are theirs, moved by ``refine`` steps if asked to.
+    codes are theirs, moved by ``refine`` steps if asked to. Cells without a count are at the prior's mode.
 
     Parameters
     ----------
@@ -48,17 +50,24 @@ def project(
         Distilled encoder by latent.
     refine
         Steps at most; None means until converged without encoders, and none with them.
+    labelled
+        Whether a supervised prior may place codes by the labels of the cells. Not where these codes are to be
+        judged: there the label is hidden.
     show
         What a progress bar says; None shows none.
     """
+    for latent in model.latents.values():
+        if isinstance(latent.prior, LabelledMixture) and not labelled:
+            cells = cells.do(**{latent.prior.column: None})
     if not encoders:
         return infer_codes(model, cells, steps=300 if refine is None else refine, show=show)
     start: dict[str, list[Tensor]] = {name: [] for name in encoders}
-    with torch.no_grad():
+    with frozen(model), torch.no_grad():
         for at in range(0, len(cells), 4096):
             some = cells[slice(at, at + 4096)]
-            for name, encoder in encoders.items():
-                start[name].append(encoder(some).z)
+            encoded = {name: encoder(some).z for name, encoder in encoders.items()}
+            for name, value in at_modes(model, some, encoded).items():
+                start[name].append(value)
     codes = {name: torch.cat(parts) for name, parts in start.items()}
     return infer_codes(model, cells, start=codes, steps=refine, lr=0.03, show=show) if refine else codes
 

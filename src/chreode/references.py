@@ -29,5 +29,30 @@ references = {
   year = {2021},
   doi = {10.3390/e23111403}
 }""",
+    "harmony": """@article{korsunsky2019harmony,
+  title = {Fast, sensitive and accurate integration of single-cell data with Harmony},
+  author = {Korsunsky, Ilya and Millard, Nghia and Fan, Jean and others},
+  journal = {Nature Methods},
+  volume = {16},
+  pages = {1289--1296},
+  year = {2019},
+  doi = {10.1038/s41592-019-0619-0}
+}""",
+    "scvi": """@article{lopez2018scvi,
+  title = {Deep generative modeling for single-cell transcriptomics},
+  author = {Lopez, Romain and Regier, Jeffrey and Cole, Michael B. and Jordan, Michael I. and Yosef, Nir},
+  journal = {Nature Methods},
+  volume = {15},
+  pages = {1053--1058},
+  year = {2018},
+  doi = {10.1038/s41592-018-0229-2}
+}""",
+    "multidgd": """@article{schuster2024multidgd,
+  title = {multiDGD: a versatile deep generative model for multi-omics data},
+  author = {Schuster, Viktoria and Dann, Emma and Krogh, Anders and Teichmann, Sarah A.},
+  journal = {Nature Communications},
+  year = {2024},
+  doi = {10.1038/s41467-024-53340-z}
+}""",
 }
 references["dgd"] = references["scdgd"]

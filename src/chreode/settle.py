@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from chreode.cells import Cells
     from chreode.model import LatentModel
 
-__all__ = ["best_start", "frozen", "infer_codes", "settle"]
+__all__ = ["at_modes", "best_start", "frozen", "infer_codes", "settle"]
 
 
 @contextmanager
@@ -35,24 +35,47 @@ def frozen(model: LatentModel) -> Iterator[None]:
 
 
 @torch.no_grad()
+def at_modes(
+    model: LatentModel, cells: Cells, codes: Mapping[str, Float[Tensor, "n d"]]
+) -> dict[str, Float[Tensor, "n d"]]:
+    """The same codes, but those of cells without a count at the prior's mode of least energy.
+
+    Such cells say nothing of where they belong. Among equal modes the first, the heaviest, is taken.
+    """
+    placed = dict(codes)
+    empty = (~cells.counted).nonzero().squeeze(1)
+    if not len(empty):
+        return placed
+    some = cells[empty]
+    here = {name: value[empty] for name, value in placed.items()}
+    for name, latent in model.latents.items():
+        modes = latent.prior.modes().to(here[name])
+        energy = [model.energy({**here, name: mode.expand_as(here[name])}, some) for mode in modes]
+        here[name] = modes[torch.stack(energy).argmin(0)]
+        placed[name] = placed[name].index_copy(0, empty, here[name])
+    return placed
+
+
+@torch.no_grad()
 def best_start(model: LatentModel, cells: Cells) -> dict[str, Float[Tensor, "n d"]]:
     """For each free latent, the candidate of least energy: a mode of the prior or the cell's linear start.
 
     The energy is the negative log *joint* of code and counts, so a component far from the cell's other
-    evidence does not win on counts alone. Latents with an encoder are encoded.
+    evidence does not win on counts alone. Latents with an encoder are encoded. Cells without a count begin
+    at a mode, whatever their linear start or the encoder says.
     """
     current: dict[str, Tensor] = {}
     for name, latent in model.latents.items():
         current[name] = latent.infer.propose(cells)
+    current = at_modes(model, cells, current)
     for name, latent in model.latents.items():
         if not latent.infer.free:
             continue
         best = current[name]
         energy = model.energy(current, cells)
-        for mode in latent.prior.modes():
+        for mode in latent.prior.modes().to(best):
             candidate = mode.expand_as(best)
             other = model.energy({**current, name: candidate}, cells)
-            # A cell without a count has no evidence: it belongs at the prior's mode.
             better = (other < energy)[:, None]
             best = torch.where(better, candidate, best)
             energy = torch.minimum(other, energy)

@@ -28,9 +28,10 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
 
 
-def cite(recipes: Iterable[str]) -> str:
-    """BibTeX for chreode and the papers of the named recipes, each once."""
+def cite(recipes: Iterable[str], parts: Iterable[object] = ()) -> str:
+    """BibTeX for chreode and the papers of the named recipes and of parts that name some, each once."""
     keys = ["chreode", *(key for name in recipes for key in registry[name].cite)]
+    keys += [key for part in parts for key in getattr(part, "cite", ())]
     return "\n\n".join(dict.fromkeys(references[key] for key in keys))
 
 

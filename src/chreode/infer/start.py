@@ -50,6 +50,7 @@ class PrincipalStart(nn.Module):
         self.modality = next(iter(layout.modalities))
         self.counts = layout.modalities[self.modality].kind == "counts"
         self.batch = batch
+        self.cite = ("harmony",) if batch else ()
         n_levels = len(layout.covariates[batch].levels) if batch else 0
         features = layout.modalities[self.modality].n_features
         self.register_buffer("loadings", torch.zeros(features, dim))

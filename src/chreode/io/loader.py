@@ -33,12 +33,11 @@ def stream(seed: int, *numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(mixed >> np.uint64(1)))
 
 
-def minibatches(n: int, *, size: int, seed: int, epoch: int, ranks: int = 1) -> list[Int[Tensor, " _b"]]:
+def minibatches(n: int, *, size: int, seed: int, epoch: int) -> list[Int[Tensor, " _b"]]:
     """Cut a permutation of ``n`` cells into minibatches of nearly equal size.
 
     The permutation is a function of (seed, epoch) alone, so that a resumed run sees the same order. Sizes
-    differ by one at most, and none is a single cell when ``size`` and ``n`` are at least two (unless there
-    are fewer pairs of cells than ranks).
+    differ by one at most, and none is a single cell when ``size`` and ``n`` are at least two.
 
     Parameters
     ----------
@@ -48,29 +47,26 @@ def minibatches(n: int, *, size: int, seed: int, epoch: int, ranks: int = 1) -> 
         Cells in a minibatch, at most (3 where 2 would leave a single one).
     seed, epoch
         What the order depends on, both at least 0.
-    ranks
-        The number of minibatches is a multiple of this: rank r takes ``[r::ranks]``, as many as any other.
 
     Raises
     ------
     InputError
-        When there are fewer cells than ranks, or ``size`` is below one.
+        When there is no cell, or ``size`` is below one.
 
     Examples
     --------
     >>> [len(rows) for rows in minibatches(10, size=4, seed=0, epoch=3)]
     [4, 3, 3]
     """
-    if size < 1 or n < ranks or n < 1:
+    if size < 1 or n < 1:
         msg = (
-            f"Expected size of at least 1 and at least one cell for each of {ranks} ranks; found {size} "
-            f"and {n}."
+            f"Expected size of at least 1 and at least one cell; found {size} and {n}. Give another "
+            "minibatch size, or cells."
         )
-        raise InputError(msg + " Give another minibatch size, or fewer devices.")
+        raise InputError(msg)
     number = -(-n // size)
     if size > 1:
         number = max(min(number, n // 2), 1)
-    number = min(-(-number // ranks) * ranks, n // ranks * ranks)
     order = torch.randperm(n, generator=stream(seed, epoch))
     return list(torch.tensor_split(order, number))
 

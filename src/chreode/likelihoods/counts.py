@@ -172,6 +172,7 @@ class ZeroInflatedNegativeBinomial(nn.Module):
 
     kinds: ClassVar[frozenset[str]] = frozenset({"counts", "binary"})
     outputs: ClassVar[int] = 2
+    cite: ClassVar[tuple[str, ...]] = ("scvi",)
 
     def __init__(self, n_features: int, *, init: float | Tensor = 2.0, floor: float = 0.0) -> None:
         super().__init__()

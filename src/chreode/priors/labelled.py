@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -132,6 +132,8 @@ class LabelledMixture(nn.Module):
     torch.Size([3])
     """
 
+    cite: ClassVar[tuple[str, ...]] = ("multidgd",)
+
     def __init__(
         self,
         column: str,
@@ -159,7 +161,7 @@ class LabelledMixture(nn.Module):
 
         Raises
         ------
-        KeyError
+        InputError
             When the column was not read.
         ValueError
             When the column is continuous, or a cell has a level that the prior does not.

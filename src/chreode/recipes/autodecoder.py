@@ -39,7 +39,22 @@ def autodecoder(
     .. math:: L = -\frac1n \sum_i \log p(x_i \mid f(z_i)), \qquad
               z_i \ \text{free, or}\ z_i = e(x_i) \ \text{with}\ \texttt{inference="encoder"}
 
-    The page *autodecoder* of the documentation says more (Paper I, doi:10.3390/e23111403).
+    The page *autodecoder* of the documentation says more (doi:10.3390/e23111403).
+
+    Parameters
+    ----------
+    dim
+        Dimensions of a code.
+    hidden
+        Widths of the decoder's hidden layers, and in reverse of the encoder's; none makes both linear.
+    likelihood
+        None takes the one that the values ask for.
+    inference
+        ``codes``: a free code for each cell; ``encoder``: an autoencoder.
+    init
+        Where free codes start: at zero as published, or at principal components.
+    code_lr
+        Length of the steps of free codes.
     """
     modality, described = next(iter(layout.modalities.items()))
     kinds = {"counts": "nb", "binary": "bernoulli", "continuous": "normal"}

@@ -75,7 +75,40 @@ def scdgd(
 
     Codes, decoder and :math:`\theta` are maximum a posteriori estimates; components are placed on the codes
     late in the fit and follow them by expectation-maximisation. The page *scdgd* of the documentation has
-    the whole process, every option, and the deviations from the paper (doi:10.1093/bioinformatics/btad497).
+    the whole process and the deviations from the paper (doi:10.1093/bioinformatics/btad497).
+
+    Parameters
+    ----------
+    dim
+        Dimensions of a code.
+    components
+        How many; None lets the communities of the codes' neighbourhood graph decide, 60 at most.
+    hidden
+        Widths of the decoder's hidden layers; none makes it linear.
+    likelihood
+        Of the counts.
+    covariance
+        Of the components: one full matrix for all (``tied``), or one each.
+    learn
+        How components follow the codes: expectation-maximisation after each epoch, or gradients.
+    place_at
+        When components are placed, as a fraction of the epochs; before, the prior is standard normal.
+    noise
+        Standard deviation of what is added to the codes that the decoder sees in training.
+    init
+        Codes start at principal components, or at zero under a mixture as published (ten components unless
+        told otherwise, diagonal covariances, learned by gradient, from the first epoch).
+    update
+        Codes step at every visit, or once an epoch as published.
+    code_lr
+        Length of their steps: 0.03 lets counts overrule the principal components that codes start at.
+    prior_weight
+        Of the mixture's own prior, counted once a data set, or (``cells``) once a cell as published. Only
+        with ``learn="gradient"``: expectation-maximisation has its own shrinkage.
+    theta_floor
+        Least inverse dispersion; 1 as published.
+    supervised
+        One component for each level of the label, which is then no judge of the components.
     """
     latent = _prior(layout, dim, components, covariance, learn, init, supervised)
     head = partial(heads[likelihood], floor=theta_floor) if likelihood != "poisson" else heads[likelihood]
@@ -113,8 +146,19 @@ def dgd(
         L = -\frac1n \sum_i [\log p(x_i | z_i) + \log p(z_i)]
 
     with the likelihood that the values ask for: negative binomial for counts, Bernoulli for 0 and 1, normal
-    for anything else. The page *dgd* of the documentation has the options and the deviations from the paper
+    for anything else. The page *dgd* of the documentation has the deviations from the paper
     (doi:10.1093/bioinformatics/btad497).
+
+    Parameters
+    ----------
+    dim, components, hidden, covariance, learn, place_at, noise, init, update, code_lr
+        As of `scdgd`.
+    prior_weight, supervised
+        As of `scdgd`.
+    likelihood
+        None takes the one that the values ask for.
+    mixture
+        Whether the prior is a mixture; else a standard normal one.
     """
     kinds = {"counts": "nb", "binary": "bernoulli", "continuous": "normal"}
     kind = next(iter(layout.modalities.values())).kind

@@ -66,7 +66,7 @@ SCORES = {
     "leiden_ari": ("Leiden against label, ARI", "on the codes, at resolution 1"),
     "leiden_nmi": ("Leiden against label, NMI", "on the codes, at resolution 1"),
     "neighbour_accuracy": ("label told by neighbours", "share of cells; 1 is perfect"),
-    "label_lisi": ("label LISI", "labels in a neighbourhood; 1 is pure"),
+    "label_lisi": ("label LISI", "purity of neighbourhoods; 1 is pure, 0 is as by chance"),
     "graph_connectivity": ("graph connectivity", "1: each label is one piece"),
     "batch_mixing": ("batch mixing", "1 is perfect"),
     "batch_silhouette": ("batch silhouette", "1 is perfect"),
