@@ -181,8 +181,11 @@ def figure(runs: pd.DataFrame, path: Path) -> None:
             axis.set_yscale("log")
         if x == "load":
             axis.axvline(1, color="0.8", lw=1, zorder=0)
+            axis.set_xticks([0.6, 1, 2, 4], ["0.6", "1", "2", "4"])
+            axis.minorticks_off()
         axis.spines[["top", "right"]].set_visible(False)
-    np.atleast_1d(axes)[0].legend(frameon=False, fontsize=7)
+    lines, words = np.atleast_1d(axes)[0].get_legend_handles_labels()
+    drawn.legend(lines, words, frameon=False, loc="outside lower center", ncols=len(words))
     drawn.savefig(path, dpi=150)
 
 
