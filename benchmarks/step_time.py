@@ -4,16 +4,18 @@
 
 Both train by their own loops on the same file: negative binomial, 128 hidden units in one layer, 20 latent
 dimensions, minibatches of 128 cells, 20,000 features of which 10 % are not zero; optimiser and data loading
-included. SCVI also has an encoder: that is what free codes save. Each side runs in a process of its own, in
-turn, several times; the ratio is taken turn by turn. Memory is the rise of the peak resident size above its
-value just before training (Linux). ``--profile`` prints where our step's time goes, ``--scale`` our time
-and memory from 1,000 to 100,000 cells, ``--device cuda`` both on a GPU with our counts resident there.
+included. SCVI also has an encoder: that is what free codes save. Each side runs in a process of its own, its
+threads bound to cores, in turn, several times; the ratio is taken turn by turn. Memory is the rise of the
+peak resident size above its value just before training (Linux). ``--profile`` prints where our step's time
+goes, ``--scale`` our time and memory from 1,000 to 100,000 cells, ``--device cuda`` both on a GPU with our
+counts resident there.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -175,7 +177,9 @@ def worker(
         *flags,
     ]
     command += [f"--device={options.device}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # Threads stay on their cores, on both sides: now and then a scheduler runs two on one, for a whole run.
+    environment = {**os.environ, "OMP_PROC_BIND": "true"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise SystemExit(done.stderr[-3000:])
     return json.loads(done.stdout.strip().splitlines()[-1])
@@ -259,7 +263,8 @@ def main() -> None:
         return
     lines = ["# Steps a second and memory", ""]
     lines += [
-        f"{platform.machine()}, {options.threads} threads, torch {torch.__version__}, {options.device}.",
+        f"`python benchmarks/step_time.py {' '.join(sys.argv[1:])}`; {platform.machine()}, {options.threads} "
+        f"threads bound to cores, torch {torch.__version__}, {options.device}.",
         "",
     ]
     with tempfile.TemporaryDirectory() as folder:
