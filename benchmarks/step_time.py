@@ -61,7 +61,7 @@ def reset_peak() -> float:
     return resident("VmRSS")
 
 
-def ours(path: Path, *, epochs: int, device: str) -> dict[str, float]:
+def ours(path: Path, *, epochs: int, device: str, precision: str = "auto") -> dict[str, float]:
     """Steps a second of `chreode.fit`, the first epoch left out, and memory."""
     # What training imports is loaded before, as it is on the other side: memory is that of the training.
     import anndata as ad
@@ -74,7 +74,8 @@ def ours(path: Path, *, epochs: int, device: str) -> dict[str, float]:
     cells = ch.read(ad.AnnData(sp.load_npz(path)))
     recipe = ch.recipes.scdgd(hidden=(WIDTHS["hidden"],), dim=WIDTHS["latent"], components=10)
     before = reset_peak()
-    model = ch.fit(cells, recipe, epochs=epochs, validation=0, device=device, progress=False)
+    how = {"device": device, "precision": precision, "progress": False}
+    model = ch.fit(cells, recipe, epochs=epochs, validation=0, **how)
     seconds = np.diff(model.history["seconds"].to_numpy())
     # The epoch after which the components are placed holds an event, not only steps.
     plain = seconds[model.history["event"].to_numpy()[1:] == ""]
@@ -176,7 +177,7 @@ def worker(
         f"--threads={options.threads}",
         *flags,
     ]
-    command += [f"--device={options.device}"]
+    command += [f"--device={options.device}", f"--precision={options.precision}"]
     # Threads stay on their cores, on both sides: now and then a scheduler runs two on one, for a whole run.
     environment = {**os.environ, "OMP_PROC_BIND": "true"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -250,6 +251,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="auto", help="of our side; see chreode.fit")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--scale", action="store_true")
     parser.add_argument("--out", type=Path)
@@ -258,8 +260,11 @@ def main() -> None:
 
     torch.set_num_threads(options.threads)
     if options.worker:
-        side = ours if options.worker == "ours" else theirs
-        print(json.dumps(side(options.file, epochs=options.epochs, device=options.device)))
+        how = {"epochs": options.epochs, "device": options.device}
+        if options.worker == "ours":
+            print(json.dumps(ours(options.file, **how, precision=options.precision)))
+        else:
+            print(json.dumps(theirs(options.file, **how)))
         return
     lines = ["# Steps a second and memory", ""]
     lines += [
