@@ -15,6 +15,7 @@ import data
 import numpy as np
 import pandas as pd
 import protocol
+import results
 import torch
 from peers import against
 
@@ -71,10 +72,7 @@ def main() -> None:
             for c in ("mixing", "knn", "kmeans_ari")
         ]
         lines.append(f"| {name} | {method} | " + " | ".join(cells) + " |")
-    print("\n".join(lines))
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text("\n".join(lines) + "\n")
+    results.put(lines, options.out)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import data
 import numpy as np
 import pandas as pd
 import protocol
+import results
 import torch
 from peers import against, references
 from sklearn.metrics import adjusted_rand_score
@@ -207,10 +208,7 @@ def main() -> None:
             "Agreement of the components between fits (adjusted Rand index; mean and range of three pairs):"
         ]
         lines += ["", grid(agreed), ""]
-    print("\n".join(lines))
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text("\n".join(lines))
+    results.put(lines, options.out)
 
 
 if __name__ == "__main__":

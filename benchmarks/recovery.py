@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import protocol
+import results
 import torch
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score
@@ -156,10 +157,7 @@ def main() -> None:
         table(rows),
         "",
     ]
-    print("\n".join(lines))
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text("\n".join(lines))
+    results.put(lines, options.out)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-__all__ = ["FOLDER", "job", "log_normalise", "principal", "run_peer", "table", "write"]
+__all__ = ["FOLDER", "job", "log_normalise", "principal", "put", "run_peer", "save", "table", "write"]
 
 FOLDER = Path(__file__).resolve().parent / "results"
 READING = "\n## Reading\n"
@@ -105,6 +105,15 @@ def write(
     body = "".join(f"\n## {name}\n\n{text}\n" for name, text in parts.items())
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(head + body + (READING + reading if reading else ""))
+
+
+def put(lines: Sequence[str], path: Path | None) -> None:
+    """Print a page and, where a path is given, write it there."""
+    page = "\n".join(lines).rstrip()
+    print(page)
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page + "\n")
 
 
 def save(figure: Any, path: Path) -> None:

@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import results
 import scipy.sparse as sp
 
 WIDTHS = {"hidden": 128, "latent": 20, "minibatch": 128}
@@ -281,10 +282,7 @@ def main() -> None:
             lines += ["", "Where the time of our step goes:", "", "```", profile(path), "```"]
         if options.scale:
             lines += ["", *scale(options, Path(folder))]
-    print("\n".join(lines))
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text("\n".join(lines) + "\n")
+    results.put(lines, options.out)
 
 
 if __name__ == "__main__":

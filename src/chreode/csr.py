@@ -13,7 +13,7 @@ from chreode.axes import Float, Int, Tensor
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
-__all__ = ["CSR"]
+__all__ = ["CSR", "repeat"]
 
 
 class CSR:
@@ -53,7 +53,8 @@ class CSR:
     def row(self) -> Int[Tensor, " nnz"]:
         """Row of each non-zero, computed once."""
         if self._row is None:
-            self._row = _repeat(self.crow.diff(), len(self.value))
+            numbers = torch.arange(len(self), device=self.crow.device)
+            self._row = repeat(numbers, self.crow.diff(), len(self.value))
         return self._row
 
     def take(self, rows: Int[Tensor, " r"]) -> CSR:
@@ -69,11 +70,9 @@ class CSR:
         counts = self.crow[rows + 1] - start
         crow = torch.zeros(len(rows) + 1, dtype=torch.int64, device=self.crow.device)
         torch.cumsum(counts, 0, out=crow[1:])
-        row = _repeat(counts, int(crow[-1]))
-        where = torch.arange(len(row), device=crow.device) + (start - crow[:-1])[row]
-        taken = CSR(crow, self.col[where], self.value[where], self.width)
-        taken._row = row
-        return taken
+        total = int(crow[-1])
+        where = torch.arange(total, device=crow.device) + repeat(start - crow[:-1], counts, total)
+        return CSR(crow, self.col[where], self.value[where], self.width)
 
     def _small(self) -> bool:
         """Whether SciPy can share this memory: on the CPU, with positions that 32 bits hold."""
@@ -140,9 +139,9 @@ class CSR:
         )
 
 
-def _repeat(counts: Tensor, total: int) -> Tensor:
-    """0, 1, 2, ..., each as often as its count says."""
-    if counts.device.type == "cpu":
+def repeat(values: Tensor, counts: Int[Tensor, " n"], total: int) -> Tensor:
+    """Each value as often as its count says; ``total`` is the sum of the counts."""
+    if values.device.type == "cpu":
         # NumPy is ten times faster at this than torch.
-        return torch.from_numpy(np.repeat(np.arange(len(counts)), counts.numpy()))
-    return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts, output_size=total)
+        return torch.from_numpy(np.repeat(values.detach().numpy(), counts.numpy()))
+    return torch.repeat_interleave(values, counts, output_size=total)

@@ -1,7 +1,8 @@
 """From codes to the distribution of what was measured."""
 
+from chreode.decoders.layered import layered
 from chreode.decoders.linear import Linear
 from chreode.decoders.mlp import MLP
 from chreode.decoders.readout import Conditions, Readout
 
-__all__ = ["MLP", "Conditions", "Linear", "Readout"]
+__all__ = ["MLP", "Conditions", "Linear", "Readout", "layered"]

@@ -10,6 +10,7 @@ from torch import nn
 
 from chreode.axes import Float, Int, Tensor
 from chreode.cells import CSR, Cells, Layout
+from chreode.csr import repeat
 
 __all__ = ["PrincipalStart", "remove_batches"]
 
@@ -104,14 +105,14 @@ class PrincipalStart(nn.Module):
         if not self.counts or not isinstance(values, CSR):
             return values
         factor = self.depth / cells.size[self.modality].clamp(min=1)
-        new = values.value.clone()
+        new = torch.empty_like(values.value)
         # In blocks of rows: what is worked with is wider than what is kept.
         for at in range(0, len(cells), _ROWS):
             crow = values.crow[at : at + _ROWS + 1]
             here = slice(int(crow[0]), int(crow[-1]))
-            row = torch.repeat_interleave(factor[at : at + _ROWS], crow.diff())
+            scaled = values.value[here] * repeat(factor[at : at + _ROWS], crow.diff(), here.stop - here.start)
             column = values.col[here].long()
-            new[here] = torch.minimum(torch.log1p(new[here] * row), self.cap[column]) / self.scale[column]
+            new[here] = torch.minimum(torch.log1p(scaled), self.cap[column]) / self.scale[column]
         return values.with_value(new)
 
     def _learn_scale(self, values: CSR | Tensor) -> None:

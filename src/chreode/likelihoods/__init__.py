@@ -11,7 +11,15 @@ from chreode.likelihoods.binary import Bernoulli
 from chreode.likelihoods.continuous import Normal
 from chreode.likelihoods.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 
-__all__ = ["Bernoulli", "NegativeBinomial", "Normal", "Poisson", "ZeroInflatedNegativeBinomial", "heads"]
+__all__ = [
+    "Bernoulli",
+    "NegativeBinomial",
+    "Normal",
+    "Poisson",
+    "ZeroInflatedNegativeBinomial",
+    "heads",
+    "usual",
+]
 
 heads: dict[str, type[nn.Module]] = {
     "nb": NegativeBinomial,
@@ -20,3 +28,6 @@ heads: dict[str, type[nn.Module]] = {
     "bernoulli": Bernoulli,
     "normal": Normal,
 }
+
+# The head of each kind of values, where none is named.
+usual = {"counts": "nb", "binary": "bernoulli", "continuous": "normal"}

@@ -65,7 +65,7 @@ def score_negative_binomial(
     logits, size = masked(raw, mask), size.clamp_min(_NO_SIZE)
     share, log_total = shares(logits)
     theta = log_theta.exp()
-    at, pull, slope = _at_counts(entries, logits, size.log() - log_total, log_theta, wanted)
+    at, pull, slope = _at_counts(entries, logits, size.log() - log_total, theta, wanted)
     value = entries.sum_rows(at)
     if pull is None:
         _dense_value(share, size, theta, value)
@@ -97,7 +97,7 @@ def score_zero_inflated(
     dropout = raw[:, len(log_theta) :].clamp(min=_LOG_LOST).contiguous()
     share, log_total = shares(logits)
     theta = log_theta.exp()
-    at, pull, slope = _at_counts(entries, logits, size.log() - log_total, log_theta, wanted)
+    at, pull, slope = _at_counts(entries, logits, size.log() - log_total, theta, wanted)
     there = entries.of_columns(theta)
     ratio = entries.pick(share).mul_(entries.of_rows(size)).div_(there)
     log = ratio.log1p()
@@ -134,7 +134,7 @@ def _summed(
 
 
 def _at_counts(
-    entries: NonZeros, logits: Tensor, log_scale: Tensor, log_theta: Tensor, wanted: tuple[bool, ...]
+    entries: NonZeros, logits: Tensor, log_scale: Tensor, theta: Tensor, wanted: tuple[bool, ...]
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Value, gradient to log mu and gradient to log theta of the negative binomial's non-zeros.
 
@@ -143,41 +143,41 @@ def _at_counts(
     """
     x = entries.value
     log_mu = entries.pick(logits).add_(entries.of_rows(log_scale))
-    theta = entries.of_columns(log_theta.exp())
-    total = log_mu.exp().add_(theta)
-    value, slope = _rising_of(entries, log_theta, theta, slope=wanted[2])
-    value.addcmul_((theta + 3).div_(total).log_().add_(log_mu), x)
+    there = entries.of_columns(theta)
+    total = log_mu.exp().add_(there)
+    value, slope = _rising_of(entries, theta, there, slope=wanted[2])
+    value.addcmul_((there + 3).div_(total).log_().add_(log_mu), x)
     if not any(wanted):
         return value, None, None
-    pull = theta.mul_(x).div_(total)
+    pull = there.mul_(x).div_(total)
     return value, pull, None if slope is None else slope.sub_(pull)
 
 
 def _rising_of(
-    entries: NonZeros, log_theta: Tensor, theta: Tensor, *, slope: bool
+    entries: NonZeros, theta: Tensor, there: Tensor, *, slope: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """`rising` of the non-zeros; that of small counts, which are most, is looked up.
+    """`rising` of the non-zeros, ``there`` the theta of each; that of small counts, most, is looked up.
 
     For each feature and each count up to a few, the factorial is a short sum. The table has about as many
     entries as there are non-zeros.
     """
     x = entries.value
-    depth = min(_DEPTH, max(1, len(x) // max(2 * len(log_theta), 1)))
+    depth = min(_DEPTH, max(1, len(x) // max(2 * len(theta), 1)))
     # Looking for the counts beyond the table would make a GPU wait.
     if x.device.type != "cpu":
-        return rising(x, theta, slope=slope)
+        return rising(x, there, slope=slope)
     # In 32 bits, which are read faster; a stored value that is no count is not in the table either.
     count = x.int()
     beyond = np.flatnonzero(((count > depth) | (count != x)).numpy())
     if 2 * len(beyond) > len(x):
-        return rising(x, theta, slope=slope)
+        return rising(x, there, slope=slope)
     beyond = torch.from_numpy(beyond)
-    where = count.clamp_(0, depth).mul_(len(log_theta)).add_(entries.narrow)
-    values, slopes = _table(log_theta.exp(), depth)
+    where = count.clamp_(0, depth).mul_(len(theta)).add_(entries.narrow)
+    values, slopes = _table(theta, depth)
     value = values.index_select(0, where)
     change = slopes.index_select(0, where) if slope else None
     if len(beyond):
-        some = rising(x.index_select(0, beyond), theta.index_select(0, beyond), slope=slope)
+        some = rising(x.index_select(0, beyond), there.index_select(0, beyond), slope=slope)
         value.index_copy_(0, beyond, some[0])
         if change is not None and some[1] is not None:
             change.index_copy_(0, beyond, some[1])

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from chreode.axes import Bool, Float, Int, Tensor
 from chreode.cells import CSR, Measured
+from chreode.csr import repeat
 from chreode.errors import InputError
 
 __all__ = ["NonZeros", "Score", "blocks", "log_prob", "masked", "shares"]
@@ -87,10 +88,7 @@ class NonZeros:
 
     def of_rows(self, vector: Float[Tensor, " n"]) -> Float[Tensor, " nnz"]:
         """The value of each non-zero's cell."""
-        if vector.device.type == "cpu":
-            # NumPy is five times faster at this than torch.
-            return torch.from_numpy(np.repeat(vector.detach().numpy(), self.crow.diff().numpy()))
-        return vector.index_select(0, self.row)
+        return repeat(vector, self.crow.diff(), len(self.value))
 
     def of_columns(self, vector: Float[Tensor, " g"]) -> Float[Tensor, " nnz"]:
         """The value of each non-zero's feature."""
@@ -206,7 +204,9 @@ class _LogProb(torch.autograd.Function):
             again = ctx.score(ctx.saved_tensors, (False, False, *wanted[2:]), weight)[1]
             gradients = [*gradients[:2], *again[2:]]
         raw, size, *parameters = gradients
-        if raw is not None and not (shared is not None and grad.device.type == "cpu" and shared == 1):
+        # Training takes the gradient of a sum; looking for that would make a GPU wait.
+        ones = shared is not None and shared.device.type == "cpu" and bool(shared == 1)
+        if raw is not None and not ones:
             raw.mul_(grad[:, None])
         if size is not None:
             size.mul_(grad)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from chreode.decoders import MLP, Linear
+from chreode.decoders import layered
 from chreode.events import centre_decoder, start_codes
 from chreode.infer import Codebook, Encoder, PrincipalStart
-from chreode.likelihoods import heads
+from chreode.likelihoods import heads, usual
 from chreode.model import Latent, LatentModel
 from chreode.objective import Objective, reconstruction
 from chreode.plan import Plan
@@ -57,19 +57,14 @@ def autodecoder(
         Length of the steps of free codes.
     """
     modality, described = next(iter(layout.modalities.items()))
-    kinds = {"counts": "nb", "binary": "bernoulli", "continuous": "normal"}
     start = PrincipalStart(layout, dim) if init == "pca" else None
     infer = (
         Codebook(layout.n_cells, dim, start=start)
         if inference == "codes"
         else Encoder(layout, dim, hidden=hidden[::-1])
     )
-    chosen = {modality: heads[likelihood or kinds[described.kind]]}
-    decoder = (
-        MLP(layout, {"cell": dim}, heads=chosen, hidden=hidden)
-        if hidden
-        else Linear(layout, {"cell": dim}, heads=chosen)
-    )
+    chosen = {modality: heads[likelihood or usual[described.kind]]}
+    decoder = layered(layout, {"cell": dim}, heads=chosen, hidden=hidden)
     model = LatentModel({"cell": Latent(infer, Flat(dim))}, decoder)
     plan = Plan(events=(start_codes(), centre_decoder()))
     return Build(model, Objective(reconstruction()), replace(plan, lr={**plan.lr, "codes": code_lr}))

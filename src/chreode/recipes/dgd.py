@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from chreode.decoders import MLP, Linear
+from chreode.decoders import layered
 from chreode.errors import InputError
 from chreode.events import (
     centre_decoder,
@@ -20,7 +20,7 @@ from chreode.events import (
     start_means,
 )
 from chreode.infer import Codebook, PrincipalStart
-from chreode.likelihoods import heads
+from chreode.likelihoods import heads, usual
 from chreode.model import Latent, LatentModel
 from chreode.objective import Objective, hyperprior, prior, reconstruction
 from chreode.plan import Event, Plan
@@ -28,8 +28,6 @@ from chreode.priors import LabelledMixture, Mixture, StandardNormal
 from chreode.recipe import Build, recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import nn
 
     from chreode.cells import Layout
@@ -111,10 +109,11 @@ def scdgd(
         One component for each level of the label, which is then no judge of the components.
     """
     latent = _prior(layout, dim, components, covariance, learn, init, supervised)
+    modality = next(iter(layout.modalities))
     head = partial(heads[likelihood], floor=theta_floor) if likelihood != "poisson" else heads[likelihood]
     model = LatentModel(
         {"cell": Latent(Codebook(layout.n_cells, dim, noise=noise, start=_start(layout, dim, init)), latent)},
-        _decoder(layout, dim, hidden, head),
+        layered(layout, {"cell": dim}, heads={modality: head}, hidden=hidden),
     )
     events = _placement(latent, place_at, components, init)
     return Build(model, _objective(prior_weight), _plan(update, code_lr, events))
@@ -160,8 +159,8 @@ def dgd(
     mixture
         Whether the prior is a mixture; else a standard normal one.
     """
-    kinds = {"counts": "nb", "binary": "bernoulli", "continuous": "normal"}
-    kind = next(iter(layout.modalities.values())).kind
+    modality, described = next(iter(layout.modalities.items()))
+    head = heads[likelihood or usual[described.kind]]
     if not mixture and (supervised or components is not None):
         msg = (
             "Expected neither components nor supervised=True with mixture=False, which has no components; "
@@ -175,7 +174,7 @@ def dgd(
     )
     model = LatentModel(
         {"cell": Latent(Codebook(layout.n_cells, dim, noise=noise, start=_start(layout, dim, init)), latent)},
-        _decoder(layout, dim, hidden, heads[likelihood or kinds[kind]]),
+        layered(layout, {"cell": dim}, heads={modality: head}, hidden=hidden),
     )
     events = _placement(latent, place_at, components, init)
     return Build(model, _objective(prior_weight), _plan(update, code_lr, events))
@@ -216,15 +215,6 @@ def _prior(
 def _start(layout: Layout, dim: int, init: str) -> PrincipalStart | None:
     batch = layout.in_role("batch")
     return PrincipalStart(layout, dim, batch=batch.column if batch else None) if init == "pca" else None
-
-
-def _decoder(
-    layout: Layout, dim: int, hidden: tuple[int, ...], head: Callable[[int], nn.Module]
-) -> nn.Module:
-    chosen = {next(iter(layout.modalities)): head}
-    if not hidden:
-        return Linear(layout, {"cell": dim}, heads=chosen)
-    return MLP(layout, {"cell": dim}, heads=chosen, hidden=hidden)
 
 
 def _objective(prior_weight: float | str) -> Objective:
