@@ -15,7 +15,7 @@ A signature says ``Float[Tensor, "n g"]``; the shapes are checked in the tests, 
 ``pytest`` installs jaxtyping's import hook with beartype, and cost nothing elsewhere.
 """
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-__all__ = ["Bool", "Float", "Int", "Tensor"]
+__all__ = ["Bool", "Float", "Int", "Shaped", "Tensor"]

@@ -110,13 +110,13 @@ class CodeAdam:
     @torch.no_grad()
     def _move(self, index: Tensor, grad: Tensor) -> None:
         b1, b2 = self.betas
-        m = self.state["m"][index].lerp_(grad, 1 - b1)
-        v = self.state["v"][index].lerp_(grad * grad, 1 - b2)
-        t = self.state["t"][index].add_(1)
-        self.state["m"][index], self.state["v"][index], self.state["t"][index] = m, v, t
+        m, v, t = (self.state[name].index_select(0, index) for name in ("m", "v", "t"))
+        m, v, t = m.lerp_(grad, 1 - b1), v.lerp_(grad.square(), 1 - b2), t.add_(1)
+        for name, value in (("m", m), ("v", v), ("t", t)):
+            self.state[name].index_copy_(0, index, value)
         t = t[:, None]
-        step = m / (1 - b1**t) / ((v / (1 - b2**t)).sqrt_() + 1e-12)
-        self.codebook.weight[index] -= self.lr * step
+        step = m.div_(1 - b1**t).div_(v.div_(1 - b2**t).sqrt_().add_(1e-12))
+        self.codebook.weight.index_add_(0, index, step, alpha=-self.lr)
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take the moments of a checkpoint."""

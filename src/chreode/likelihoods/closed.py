@@ -168,11 +168,12 @@ def _rising_of(
         return rising(x, there, slope=slope)
     # In 32 bits, which are read faster; a stored value that is no count is not in the table either.
     count = x.int()
-    beyond = np.flatnonzero(((count > depth) | (count != x)).numpy())
+    count.clamp_(0, depth)
+    beyond = np.flatnonzero((count != x).numpy())
     if 2 * len(beyond) > len(x):
         return rising(x, there, slope=slope)
     beyond = torch.from_numpy(beyond)
-    where = count.clamp_(0, depth).mul_(len(theta)).add_(entries.narrow)
+    where = count.mul_(len(theta)).add_(entries.narrow)
     values, slopes = _table(theta, depth)
     value = values.index_select(0, where)
     change = slopes.index_select(0, where) if slope else None
@@ -215,28 +216,37 @@ def _dense_gradients(
 ) -> Tensor | None:
     """Add the dense part to ``value`` and ``by_log_mu``; turn ``share`` into the gradient to the logits."""
     inverse = 1 / theta
-    by_theta = torch.zeros_like(theta)
+    rows, _ = next(blocks(share))
+    tilt = torch.zeros_like(share[rows]) if wanted[2] else None
+    # Threads share out rows: only sums along them leave each thread its own memory, so those over cells wait
+    # for the end, and matrix-vector products, which share out columns, are avoided. Where cores have no
+    # common cache this halves the time.
+    minus = -theta
     for rows, (ratio, log) in blocks(share, scratch=2):
         part = share[rows]
         torch.mul(part, inverse, out=ratio).mul_(size[rows, None])
-        torch.log1p(ratio, out=log)
-        value[rows] -= torch.mv(log, theta)
-        if wanted[2]:
-            by_theta.sub_(_over_cells(log, weight, rows))
-        # From here r/(1+r), in the memory of both.
-        bend = ratio.div_(torch.add(ratio, 1, out=log))
-        by_log_mu[rows] -= torch.mv(bend, theta)
-        if wanted[2]:
-            by_theta.add_(_over_cells(bend, weight, rows))
+        torch.log1p(ratio, out=log).mul_(minus)
+        value[rows] += log.sum(1)
+        _accumulate(tilt, log, weight, rows, 1)
+        # From here -theta r/(1+r), in the memory of both.
+        bend = ratio.div_(torch.add(ratio, 1, out=log)).mul_(minus)
+        by_log_mu[rows] += bend.sum(1)
+        _accumulate(tilt, bend, weight, rows, -1)
         if wanted[0]:
-            part.mul_(by_log_mu[rows, None].neg()).addcmul_(bend, theta, value=-1)
+            torch.addcmul(bend, part, by_log_mu[rows, None], value=-1, out=part)
             # While the block is in the cache.
             entries.add_to(share, pull, rows)
-    return by_theta.mul_(theta) if wanted[2] else None
+    return None if tilt is None else tilt.sum(0)
 
 
-def _over_cells(matrix: Tensor, weight: Tensor | None, rows: slice) -> Tensor:
-    return matrix.sum(0) if weight is None else torch.mv(matrix.t(), weight[rows])
+def _accumulate(total: Tensor | None, block: Tensor, weight: Tensor | None, rows: slice, sign: int) -> None:
+    if total is None:
+        return
+    total = total[: len(block)]
+    if weight is None:
+        total.add_(block, alpha=sign)
+    else:
+        total.addcmul_(block, weight[rows, None], value=sign)
 
 
 def _mixed_blocks(
@@ -311,7 +321,10 @@ def rising(
     # The factorial's own shift; -x of one series cancels with the other's.
     v = x + 4
     value = (w - 0.5).mul_(log).sub_((x + 3.5).mul_(v.log()))
-    value.add_(_tail(w)).sub_(_tail(t)).sub_(_tail(v)).add_(4 - 0.5 * math.log(2 * math.pi))
+    i = torch.stack([w, t, v]).reciprocal_()
+    s = i * i
+    tail = _tail(i, s)
+    value.add_(tail[0]).sub_(tail[1]).sub_(tail[2]).add_(4 - 0.5 * math.log(2 * math.pi))
     above = (x + 6).mul_(x).add_(11).mul_(x).add_(6)
     below = (z + 3).mul_(z).add_(2).mul_(z)
     # Divided first: the product of three thetas and three counts leaves float32.
@@ -319,21 +332,18 @@ def rising(
     value.add_(product.log_())
     if not slope:
         return value, None
-    change = (_digamma_tail(w) - _digamma_tail(t)).add_(log).mul_(theta)
+    tail = _digamma_tail(i[:2], s[:2])
+    change = (tail[0] - tail[1]).add_(log).mul_(theta)
     change.add_((t - 1).mul_(theta).mul_(3).add_(2).div_((theta + 1).mul_(theta + 2)))
     change.sub_((z + 2).mul_(z).mul_(3).add_(2).mul_(theta).div_(below))
     return value, change
 
 
-def _tail(z: Tensor) -> Tensor:
-    # 1/12z - 1/360z^3 + 1/1260z^5 - 1/1680z^7: for z >= 3 off by less than 5e-8.
-    i = z.reciprocal()
-    s = i * i
+def _tail(i: Tensor, s: Tensor) -> Tensor:
+    # 1/12z - 1/360z^3 + 1/1260z^5 - 1/1680z^7, of 1/z and its square: for z >= 3 off by less than 5e-8.
     return (s / -1680).add_(1 / 1260).mul_(s).sub_(1 / 360).mul_(s).add_(1 / 12).mul_(i)
 
 
-def _digamma_tail(z: Tensor) -> Tensor:
-    i = z.reciprocal()
-    s = i * i
-    even = (s / -252).add_(1 / 120).mul_(s).sub_(1 / 12).mul_(s)
-    return even.sub_(i.mul_(0.5))
+def _digamma_tail(i: Tensor, s: Tensor) -> Tensor:
+    # Its derivative, -1/2z - 1/12z^2 + 1/120z^4 - 1/252z^6.
+    return (s / -252).add_(1 / 120).mul_(s).sub_(1 / 12).mul_(s).sub_(i, alpha=0.5)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
-from chreode.axes import Bool, Float, Int, Tensor
+from chreode.axes import Bool, Float, Int, Shaped, Tensor
 from chreode.cells import CSR, Measured
 from chreode.csr import repeat
 from chreode.errors import InputError
@@ -44,9 +44,8 @@ class NonZeros:
         Type of ``value``.
     """
 
-    __slots__ = ("col", "crow", "flat", "narrow", "row", "shape", "value")
+    __slots__ = ("col", "crow", "flat", "narrow", "shape", "value")
 
-    row: Int[Tensor, " nnz"]
     col: Int[Tensor, " nnz"]
     narrow: Int[Tensor, " nnz"]
     flat: Int[Tensor, " nnz"]
@@ -54,9 +53,10 @@ class NonZeros:
 
     def __init__(self, csr: CSR, dtype: torch.dtype) -> None:
         self.shape = csr.shape
-        self.crow, self.row, self.col = csr.crow, csr.row, csr.col.long()
+        self.crow, self.col = csr.crow, csr.col.long()
         self.narrow = csr.col.int()  # the same in 32 bits
-        self.flat = self.row * csr.width + self.col
+        starts = torch.arange(len(csr), device=csr.crow.device) * csr.width
+        self.flat = self.of_rows(starts).add_(self.col)
         self.value = csr.value.to(dtype)
 
     @classmethod
@@ -84,11 +84,11 @@ class NonZeros:
 
     def pick(self, matrix: Float[Tensor, "n g"]) -> Float[Tensor, " nnz"]:
         """A dense matrix at the non-zeros."""
-        return matrix.reshape(-1).index_select(0, self.flat)
+        return matrix.take(self.flat)  # by all threads, which index_select is not
 
-    def of_rows(self, vector: Float[Tensor, " n"]) -> Float[Tensor, " nnz"]:
+    def of_rows(self, vector: Shaped[Tensor, " n"]) -> Shaped[Tensor, " nnz"]:
         """The value of each non-zero's cell."""
-        return repeat(vector, self.crow.diff(), len(self.value))
+        return repeat(vector, self.crow.diff(), len(self.col))
 
     def of_columns(self, vector: Float[Tensor, " g"]) -> Float[Tensor, " nnz"]:
         """The value of each non-zero's feature."""
@@ -117,7 +117,9 @@ class NonZeros:
         here = slice(None)
         if rows is not None and (rows.start, rows.stop) != (0, self.shape[0]):
             here = slice(int(self.crow[rows.start]), int(self.crow[rows.stop]))
-        matrix.view(-1).scatter_add_(0, self.flat[here], values[here])
+        # Not scatter_add_: one thread would write to the rows of all. No place is met twice.
+        flat, where = matrix.view(-1), self.flat[here]
+        flat.index_copy_(0, where, flat.take(where).add_(values[here]))
 
 
 def _sparse(matrix: Float[Tensor, "n g"]) -> CSR:
@@ -151,8 +153,12 @@ def shares(logits: Float[Tensor, "n g"]) -> tuple[Float[Tensor, "n g"], Float[Te
 
     The largest entry tells the denominator: ``log sum exp(l) = max l - log max softmax(l)``.
     """
-    share = torch.softmax(logits, 1)
-    return share, logits.amax(1) - share.amax(1).log_()
+    share, log_total = torch.empty_like(logits), logits.amax(1)
+    # By the blocks of what follows, so that each thread finds there what it wrote here.
+    for rows, _ in blocks(logits):
+        torch.softmax(logits[rows], 1, out=share[rows])
+        log_total[rows] -= share[rows].amax(1).log_()
+    return share, log_total
 
 
 def blocks(matrix: Float[Tensor, "n g"], *, scratch: int = 0) -> Iterator[tuple[slice, list[Tensor]]]:
