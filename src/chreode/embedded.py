@@ -12,7 +12,6 @@ from chreode import storage
 from chreode.axes import Float, Tensor
 from chreode.cells import Cells, Layout, Reading
 from chreode.errors import InputError
-from chreode.priors import LabelledMixture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -114,10 +113,10 @@ class Embedded:
     @property
     def component_names(self) -> list[str]:
         """What the components are called: the levels of a supervised prior, else 0 to k - 1."""
-        prior = self.module.latents[self.code].prior
-        names = [str(k) for k in range(int(prior.count))]
-        if isinstance(prior, LabelledMixture):
-            levels = self.cells.layout.resolve(prior.column).levels
+        latent = self.module.latents[self.code]
+        names = [str(k) for k in range(int(latent.prior.count))]
+        if latent.column:
+            levels = self.cells.layout.resolve(latent.column).levels
             names[: len(levels)] = levels
         return names
 

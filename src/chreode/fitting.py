@@ -24,7 +24,6 @@ from chreode.folder import Run, new_folder, write_json
 from chreode.io.annotate import annotated_copy
 from chreode.io.read import read
 from chreode.io.write import atomic_path
-from chreode.priors import LabelledMixture
 from chreode.recipe import Recipe, named, parse
 
 if TYPE_CHECKING:
@@ -221,8 +220,7 @@ def scores_of(model: FittedModel, *, seed: int) -> dict[str, Any]:
     scores["embedding"] = score_embedding(
         embedded.embedding, labels=levels["label"], batches=levels["batch"], components=components, seed=seed
     )
-    supervised = isinstance(model.module.latents[model.code].prior, LabelledMixture)
-    note = NOTE + SUPERVISED if supervised else NOTE
+    note = NOTE + SUPERVISED if model.module.latents[model.code].column else NOTE
     summary = model.summary
     scores["fit"] = {
         "recipe": model.recipe.name,

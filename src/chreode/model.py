@@ -37,6 +37,11 @@ class Latent(nn.Module):
         self.infer = infer
         self.prior = prior
 
+    @property
+    def column(self) -> str | None:
+        """The column whose levels are the prior's components; None where they are free, or there are none."""
+        return getattr(self.prior, "column", None)
+
 
 class Trace:
     """What a model made of some cells: their codes and the distributions of what was measured."""

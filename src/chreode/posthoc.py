@@ -13,7 +13,6 @@ from chreode.loop import Call, mix, run, seeded
 from chreode.model import Latent, LatentModel, Trace
 from chreode.objective import Objective, Term, reconstruction
 from chreode.plan import Plan
-from chreode.priors import LabelledMixture
 from chreode.recipe import Build
 from chreode.settle import at_modes, frozen, infer_codes
 
@@ -57,8 +56,8 @@ def project(
         What a progress bar says; None shows none.
     """
     for latent in model.latents.values():
-        if isinstance(latent.prior, LabelledMixture) and not labelled:
-            cells = cells.do(**{latent.prior.column: None})
+        if latent.column and not labelled:
+            cells = cells.do(**{latent.column: None})
     if not encoders:
         return infer_codes(model, cells, steps=300 if refine is None else refine, show=show)
     start: dict[str, list[Tensor]] = {name: [] for name in encoders}

@@ -99,7 +99,7 @@ def scdgd(
     update
         Codes step at every visit, or once an epoch as published.
     code_lr
-        Length of their steps: 0.03 lets counts overrule the principal components that codes start at.
+        Length of their steps: 0.1 lets counts overrule the principal components that codes start at.
     prior_weight
         Of the mixture's own prior, counted once a data set, or (``cells``) once a cell as published. Only
         with ``learn="gradient"``: expectation-maximisation has its own shrinkage.
