@@ -348,6 +348,10 @@ def test_a_saved_model_alone_can_project(run):
     assert ad.read_h5ad("codes.h5ad").obsm["X_scdgd"].shape == (10, 2)
 
 
+def test_load_takes_the_folder_of_a_run(run):
+    np.testing.assert_array_equal(ch.load(run).embedded.embedding, ch.load(run / "model").embedded.embedding)
+
+
 def test_sample_draws_what_was_asked(run):
     typed("sample", run, "-n", "17", "--component", "1", "--seed", "2", "--out", "a.h5ad")
     typed("sample", run, "-n", "17", "--component", "1", "--seed", "2", "--out", "b.h5ad")

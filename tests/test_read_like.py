@@ -62,6 +62,16 @@ def test_features_are_put_in_the_order_of_the_model(store):
     assert said(cells, "trained on layer 'umi'; here there is only X")
 
 
+def test_what_reading_has_to_say_is_said_once(caplog):
+    adata, model = atlas(), trained()
+    cells = read(adata[:, [6, 1, 4]].copy(), like=model)
+    assert cells.reading.messages
+    assert tuple(record.getMessage() for record in caplog.records) == cells.reading.messages
+    caplog.clear()
+    read(cells, like=model)
+    assert not caplog.records
+
+
 def test_missing_features_are_masked_and_sizes_run_over_the_observed():
     adata, model = atlas(), trained()
     other = adata[:, [6, 1, 4]].copy()

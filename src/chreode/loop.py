@@ -19,6 +19,7 @@ from chreode.objective import Step
 from chreode.optim import CodeAdam, codebooks, optimiser
 from chreode.plan import Event, Moment
 from chreode.settle import infer_codes
+from chreode.threads import threads_for, warn_when_busy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -80,7 +81,11 @@ def run(
     if found is not None:
         rank.restore(*found)
     if not rank.facts["finished"]:
-        with rounding(build.model, on=call.precision == "auto" and rounds_fast(fabric.device)):
+        width = sum(m.n_features for m in cells.layout.modalities.values())
+        rounds = call.precision == "auto" and rounds_fast(fabric.device)
+        with threads_for(build.plan.minibatch * width), rounding(build.model, on=rounds):
+            if rank.number == 0:
+                warn_when_busy()
             rank.loop()
     return rank.gathered(), rank.history
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from chreode.axes import Float, Tensor
+from chreode.threads import threads_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -173,7 +174,8 @@ def infer_codes(
     from tqdm.auto import tqdm
 
     found: dict[str, list[Tensor]] = {name: [] for name in model.latents}
-    with frozen(model):
+    width = sum(m.n_features for m in cells.layout.modalities.values())
+    with frozen(model), threads_for(min(chunk, len(cells)) * width):
         for at in tqdm(range(0, len(cells), chunk), desc=show, disable=show is None, unit="chunk"):
             some = cells[slice(at, at + chunk)]
             if start is None:

@@ -89,6 +89,8 @@ def read_folder(folder: str | Path) -> tuple[dict[str, Any], dict[str, dict[str,
     from safetensors.torch import load_file
 
     folder = Path(folder)
+    # The folder of a run holds its model.
+    folder = folder / "model" if not is_model(folder) and is_model(folder / "model") else folder
     if not is_model(folder):
         what = "no such folder" if not folder.exists() else "no model.json and model.safetensors in it"
         msg = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
@@ -103,7 +104,11 @@ def read(
     schema = Schema.of(
         counts=counts, batch=batch, label=label, covariates=covariates, features=features, values=values
     )
-    return _read(source, schema, like=like)
+    cells = _read(source, schema, like=like)
+    if cells is not source:
+        for message in cells.reading.messages:
+            logging.getLogger(__name__).warning(message)
+    return cells
 
 
 def _read(
