@@ -106,6 +106,26 @@ def test_unknown_levels_and_columns_are_refused(model: FittedModel) -> None:
         model.sample(0)
 
 
+def test_what_changes_nothing_is_not_done(model: FittedModel) -> None:
+    reason = r"decoder \('plate'\); found '{}', which was read as the label: it conditions nothing"
+    for name in ("type", "label"):
+        with pytest.raises(InputError, match=reason.format(name)):
+            model.embedded.do(**{name: "type 1"})
+    assert (model.embedded.do(label=None).cells.covariates["type"] == -1).all()
+    with pytest.raises(InputError, match=r"decoder \('plate'\); found 'plat'. Did you mean 'plate'"):
+        model.embedded.do(plat="plate 1")
+    bare = ch.read(table(60), label="type")
+    fitted = ch.fit(bare, ch.recipes.scdgd(dim=2, hidden=(4,), components=2), epochs=1, progress=False)
+    with pytest.raises(InputError, match=r"decoder \(none\); found 'batch'. Fit on cells"):
+        fitted.embedded.do(batch="plate 1")
+
+
+def test_features_in_other_case_are_offered(model: FittedModel) -> None:
+    name = model.layout.modalities["rna"].names[0]
+    with pytest.raises(InputError, match=rf"Did you mean '{name}'\?"):
+        model.embedded.expected(features=[name.swapcase()])
+
+
 def test_supervised_components_are_the_levels() -> None:
     cells = tiny()
     fitted = ch.fit(cells, ch.recipes.scdgd(dim=4, hidden=(8,), supervised=True), epochs=30, progress=False)

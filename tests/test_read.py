@@ -175,7 +175,7 @@ def test_columns_become_levels_or_standardised_values():
     assert not known["plate"].categorical
     assert read(adata, batch="plate").layout.covariates["plate"].levels == ("9", "10")
     assert read(adata, batch="treated").layout.covariates["treated"].levels == ("False", "True")
-    assert any("'type' is missing in 1 cells" in m for m in cells.reading.messages)
+    assert any("'type' is missing in 1 cell," in m for m in cells.reading.messages)
 
 
 def test_a_constant_covariate_is_zero_not_nan():

@@ -88,6 +88,21 @@ def test_missing_features_are_masked_and_sizes_run_over_the_observed():
     assert cells[torch.tensor([3, 1])].mask("rna").shape == (2, 8)
 
 
+def test_few_shared_features_are_told():
+    adata, model = atlas(), trained()
+    few = read(adata[:, :2].copy(), like=model)
+    assert said(few, "Only 2 of the model's 8 features are here, fewer than a third: codes will be rough")
+    assert not said(read(adata[:, :3].copy(), like=model), "rough")
+
+
+def test_one_is_told_in_the_singular():
+    adata, model = atlas(), trained()
+    extra = ad.AnnData(np.full((30, 1), 50.0), obs=adata.obs)
+    cells = read(ad.concat([adata[:, :7], extra], axis=1, merge="first"), like=model)
+    assert said(cells, "1 of the model's 8 features is missing here: it is masked")
+    assert said(cells, "1 feature that the model does not know was left out")
+
+
 def test_ensembl_versions_are_left_out_on_either_side_when_that_matches():
     adata, model = atlas(), trained()
     other = adata.copy()

@@ -61,6 +61,12 @@ def with_column(name: str, values: object) -> ad.AnnData:
     return adata
 
 
+def batches(cells: int, levels: int) -> ad.AnnData:
+    adata = ad.AnnData(sp.csr_matrix(np.ones((cells, 3), dtype=np.float32)))
+    adata.obs["b"] = np.arange(cells) % levels
+    return adata
+
+
 def with_ids() -> ad.AnnData:
     adata = renamed("var", ["TP53", "TP53"])
     adata.var["gene_ids"] = [f"ENSG{j}" for j in range(6)]
@@ -95,6 +101,12 @@ CASES = {
     "no covariate": (good, {"covariates": ["donor", "agee"]}, "Did you mean 'age'?"),
     "batch missing": (lambda: with_column("b", half), {"batch": "b"}, "6 of 12 cells without one .*'c0'"),
     "batch of fractions": (good, {"batch": "age"}, "Expected categories"),
+    "batches of one cell": (
+        lambda: batches(51, 51),
+        {"batch": "b"},
+        r"batches of several cells each in column 'b'; found 51 levels in 51 cells\..*covariates=",
+    ),
+    "batches of four cells": (lambda: batches(240, 60), {"batch": "b"}, "found 60 levels in 240 cells"),
     "label all missing": (lambda: with_column("b", np.nan), {"label": "b"}, "found none in any cell"),
     "infinite age": (lambda: with_column("b", [np.inf, 1.0] * 6), {"covariates": "b"}, "found 6 infinite"),
     "two roles": (good, {"batch": "donor", "label": "donor"}, "Expected every column in one role"),
@@ -158,6 +170,19 @@ def test_feature_column_must_be_boolean_and_mark_something():
     adata.var["empty"] = [True, *[False] * 5]
     with pytest.raises(InputError, match="1 chosen features; found nothing but zeros"):
         read(adata, features="empty")
+
+
+def test_many_batches_are_read_where_each_has_cells():
+    for cells, levels in ((50, 50), (300, 60)):
+        assert len(read(batches(cells, levels), batch="b").layout.covariates["b"].levels) == levels
+    # New cells are read with the levels of training, however many there are here.
+    assert len(read(batches(51, 51), like=read(batches(4, 2), batch="b"))) == 51
+
+
+def test_a_feature_in_other_case_is_offered_alone():
+    adata = renamed("var", ["ISG15", "ISG20", "ISG5"])
+    with pytest.raises(InputError, match=r"Did you mean 'ISG15'\?"):
+        read(adata, features=["isg15"])
 
 
 def test_other_objects_are_refused_by_name():

@@ -34,6 +34,12 @@ def test_the_score_does_not_know_the_label(model: FittedModel) -> None:
     assert scores[0]["label_profile"] < scores[1]["label_profile"]
 
 
+def test_the_label_of_a_supervised_fit_can_be_set(model: FittedModel) -> None:
+    told = model.embedded.do(label="type 1")
+    assert (told.level_names("type") == "type 1").all()
+    assert (model.embedded.do(type=None).cells.covariates["type"] == -1).all()
+
+
 def test_the_note_says_what_the_label_did(model: FittedModel) -> None:
     assert "supervised" in scores_of(model, seed=0)["note"]
     other = ch.fit(tiny(), ch.recipes.scdgd(dim=4, hidden=(8,), components=3), epochs=2, progress=False)

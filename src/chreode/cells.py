@@ -13,6 +13,7 @@ import torch
 from chreode.axes import Bool, Float, Int, Tensor
 from chreode.csr import CSR
 from chreode.errors import InputError
+from chreode.words import many
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -105,6 +106,11 @@ class Layout:
         """The first covariate in a role, or None."""
         return next((c for c in self.covariates.values() if c.role == role), None)
 
+    def find(self, column: str) -> Covariate | None:
+        """As `resolve`, or None."""
+        in_role = next((c for c in self.covariates.values() if c.role == column), None)
+        return self.covariates.get(column) or in_role
+
     def resolve(self, column: str) -> Covariate:
         """The covariate called ``column``, or the one in the role ``column`` names (``batch``, ``label``).
 
@@ -113,9 +119,7 @@ class Layout:
         InputError
             When there is neither, naming the columns that exist.
         """
-        found = self.covariates.get(column) or next(
-            (c for c in self.covariates.values() if c.role == column), None
-        )
+        found = self.find(column)
         if found is None:
             known = ", ".join(self.covariates) or "none"
             msg = (
@@ -296,10 +300,11 @@ class Cells:
         return len(self.names)
 
     def __repr__(self) -> str:
-        parts = [f"{len(self)} cells"]
-        parts += [f"{name}: {m.n_features} features ({m.kind})" for name, m in self.layout.modalities.items()]
+        parts = [many(len(self), "cell")]
+        for name, m in self.layout.modalities.items():
+            parts.append(f"{name}: {many(m.n_features, 'feature')} ({m.kind})")
         for c in self.layout.covariates.values():
-            levels = f" ({len(c.levels)} levels)" if c.categorical else ""
+            levels = f" ({many(len(c.levels), 'level')})" if c.categorical else ""
             parts.append(f"{c.role} {c.column!r}{levels}")
         return f"Cells({', '.join(parts)})"
 

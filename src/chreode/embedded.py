@@ -12,6 +12,8 @@ from chreode import storage
 from chreode.axes import Float, Tensor
 from chreode.cells import Cells, Layout, Reading
 from chreode.errors import InputError
+from chreode.io.schema import listing, nearest
+from chreode.words import many
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -63,7 +65,7 @@ class Embedded:
         return len(self.cells)
 
     def __repr__(self) -> str:
-        return f"Embedded({len(self)} cells by {self.recipe}, {int(self.trained.sum())} trained)"
+        return f"Embedded({many(len(self), 'cell')} by {self.recipe}, {int(self.trained.sum())} trained)"
 
     @property
     def names(self) -> np.ndarray:
@@ -175,7 +177,15 @@ class Embedded:
             yield rows, (mean if columns is None else mean[:, columns]).cpu().numpy()
 
     def do(self, **levels: str | float | None) -> Embedded:
-        """The same codes under other levels: ``embedded.do(batch="plate 2").expected()``."""
+        """The same codes under other levels: ``embedded.do(batch="plate 2").expected()``.
+
+        Raises
+        ------
+        InputError
+            For a column that does not condition the decoder, or a level that the model does not know.
+        """
+        for name, level in levels.items():
+            self._refuse_idle(name, level)
         return self.replace(cells=self.cells.do(**levels))
 
     def replace(self, *, cells: Cells) -> Embedded:
@@ -250,6 +260,26 @@ class Embedded:
         trained = kept["trained"].numpy() if "trained" in kept else np.zeros(0, dtype=bool)
         return cls(module, cells, under("codes"), code=code, recipe=recipe, trained=trained)
 
+    def _refuse_idle(self, name: str, level: str | float | None) -> None:
+        """Refuse to set what neither conditions the decoder nor tells a supervised prior."""
+        layout = self.cells.layout
+        covariate = layout.find(name)
+        columns = {latent.column for latent in self.module.latents.values()}
+        if covariate and (covariate.role != "label" or covariate.column in columns or level is None):
+            return
+        known = listing(layout.conditions)
+        if covariate is None:
+            found, column = f"{name!r}.{nearest(name, layout.conditions)}", "COLUMN"
+        else:
+            found = f"{name!r}, which was read as the label: it conditions nothing, so nothing would change."
+            column = covariate.column
+        one = "Name one of these, or fit" if layout.conditions else "Fit"
+        msg = (
+            f"Expected a column that conditions the decoder ({known}); found {found} {one} on cells read "
+            f"with batch={column!r} or covariates={column!r}."
+        )
+        raise InputError(msg)
+
     def _modality(self, modality: str | None) -> str:
         known = list(self.cells.layout.modalities)
         if modality is not None and modality not in known:
@@ -267,8 +297,8 @@ class Embedded:
         lost = [name for name in features if name not in where]
         if lost:
             msg = (
-                f"Expected features the model knows; found {', '.join(lost[:5])}. See "
-                "layout.modalities[...].names."
+                f"Expected features the model knows; found {listing(lost, limit=5)}."
+                f"{nearest(lost[0], where)} See layout.modalities[...].names."
             )
             raise InputError(msg)
         return torch.tensor([where[name] for name in features], dtype=torch.int64)

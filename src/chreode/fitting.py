@@ -25,6 +25,7 @@ from chreode.io.annotate import annotated_copy
 from chreode.io.read import read
 from chreode.io.write import atomic_path
 from chreode.recipe import Recipe, named, parse
+from chreode.words import many
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -149,7 +150,9 @@ def fit(
             source = asked.open()
             cells = read(source, **asked.reading)
             print(
-                f"Read {len(cells):,} cells from {asked.source or DEMO}.", *cells.reading.messages, sep="\n"
+                f"Read {many(len(cells), 'cell')} from {asked.source or DEMO}.",
+                *cells.reading.messages,
+                sep="\n",
             )
             with run.training(facts, overwrite=overwrite) as checkpoint:
                 model = fit_cells(
@@ -164,7 +167,8 @@ def fit(
         raise Stopped(msg) from None
     run.finish()
     what = "report.html" if page else "cells.h5ad"
-    print(f"Fitted {recipe.name}: {model.components or 'no'} components, {len(model.history)} epochs.")
+    components = many(model.components, "component") if model.components else "no components"
+    print(f"Fitted {recipe.name}: {components}, {many(len(model.history), 'epoch')}.")
     print(f"Written to {out}; look at {out / what}")
     return model, scores
 

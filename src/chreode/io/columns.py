@@ -11,6 +11,7 @@ from chreode.axes import Tensor
 from chreode.cells import Covariate, Role
 from chreode.errors import InputError
 from chreode.io.schema import listing, nearest
+from chreode.words import many
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from chreode.io.source import Source
 
 __all__ = ["Column", "learn", "reuse"]
+
+_BATCHES = 50  # so many are never refused, however few cells each of them has
 
 
 class Column(NamedTuple):
@@ -46,8 +49,9 @@ def learn(source: Source, name: str, *, role: Role) -> Column:
     Raises
     ------
     InputError
-        When the column is absent, a batch is missing in some cells, nothing is known in any cell, or
-        values are of a type that can be neither levels nor numbers.
+        When the column is absent, a batch is missing in some cells, nothing is known in any cell, there are
+        more than 50 batches of fewer than five cells on average, or values are of a type that can be neither
+        levels nor numbers.
     """
     column = _find(source, name)
     missing = column.isna().to_numpy()
@@ -69,6 +73,8 @@ def learn(source: Source, name: str, *, role: Role) -> Column:
         covariate = Covariate(name, role, location=location, scale=scale if scale > 0 else 1.0)
         return Column(covariate, _standardised(numbers, covariate), said)
     levels = _levels(column, name, role)
+    if role == "batch":
+        _refuse_single(name, len(levels), cells=len(column))
     covariate = Covariate(name, role, levels=levels)
     return Column(covariate, _numbered(_level_text(column), missing, levels), said)
 
@@ -111,7 +117,7 @@ def reuse(source: Source, covariate: Covariate, *, column: str | None = None) ->
         said += (
             f"{listing(new)} in column {name!r} ({covariate.role}) "
             f"{'is a level' if len(new) == 1 else 'are levels'} "
-            f"the model was not trained with: unknown for {cells:,} cells.",
+            f"the model was not trained with: unknown for {many(cells, 'cell')}.",
         )
     return Column(covariate, values, said)
 
@@ -127,10 +133,21 @@ def _find(source: Source, name: str) -> pd.Series:
     return source.cells.column(name)
 
 
+def _refuse_single(name: str, levels: int, *, cells: int) -> None:
+    """Refuse batches that are hardly more than a cell each: a cell's name or a number, by mistake."""
+    if levels <= max(_BATCHES, cells / 5):
+        return
+    msg = (
+        f"Expected batches of several cells each in column {name!r}; found {levels:,} levels in {cells:,} "
+        "cells. Name the column of the batches, or read a number as a covariate (covariates=, --covariate)."
+    )
+    raise InputError(msg)
+
+
 def _missing(name: str, missing: np.ndarray) -> tuple[str, ...]:
     if not missing.any():
         return ()
-    return (f"Column {name!r} is missing in {int(missing.sum()):,} cells, where it is unknown.",)
+    return (f"Column {name!r} is missing in {many(int(missing.sum()), 'cell')}, where it is unknown.",)
 
 
 def _numeric(column: pd.Series) -> bool:

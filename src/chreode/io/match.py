@@ -10,6 +10,7 @@ import numpy as np
 
 from chreode.errors import InputError
 from chreode.io.schema import listing
+from chreode.words import many
 
 if TYPE_CHECKING:
     from chreode.cells import Modality
@@ -107,21 +108,31 @@ def _sentences(ways: Counter[str], found: np.ndarray, unknown: int) -> tuple[str
     said = []
     if ways["symbol or id"]:
         said.append(
-            f"{ways['symbol or id']:,} features were matched by symbol or identifier instead of by name."
+            f"{many(ways['symbol or id'], 'feature was', 'features were')} matched by symbol or identifier "
+            "instead of by name."
         )
     if ways["version"]:
         said.append(
-            f"{ways['version']:,} features were matched once the Ensembl version suffix was left out."
+            f"{many(ways['version'], 'feature was', 'features were')} matched once the Ensembl version "
+            "suffix was left out."
         )
     missing = int((~found).sum())
     if missing:
+        masked = "is missing here: it is masked" if missing == 1 else "are missing here: they are masked"
         said.append(
-            f"{missing:,} of the model's {len(found):,} features are missing here: they are masked, not "
-            "filled with "
-            f"zeros, and proportions run over the {int(found.sum()):,} found."
+            f"{missing:,} of the model's {len(found):,} features {masked}, not filled with zeros, and "
+            f"proportions run over the {int(found.sum()):,} found."
+        )
+    if 3 * int(found.sum()) < len(found):
+        said.append(
+            f"Only {int(found.sum()):,} of the model's {len(found):,} features are here, fewer than a third: "
+            "codes will be rough. Give cells with more of them, or fit on the features shared."
         )
     if unknown:
-        said.append(f"{unknown:,} features that the model does not know were left out.")
+        those = many(
+            unknown, "feature that the model does not know was", "features that the model does not know were"
+        )
+        said.append(f"{those} left out.")
     return tuple(said)
 
 

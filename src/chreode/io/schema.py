@@ -161,7 +161,7 @@ def listing(names: Iterable[object], *, limit: int = 8) -> str:
 
 
 def nearest(name: str, names: Iterable[object]) -> str:
-    """A sentence that offers the names most like ``name``, or nothing.
+    """A sentence that offers the name that differs in case alone, the names most like it, or nothing.
 
     Examples
     --------
@@ -169,5 +169,7 @@ def nearest(name: str, names: Iterable[object]) -> str:
     " Did you mean 'cell_type'?"
     """
     folded = {str(known).casefold(): str(known) for known in names}
+    if name.casefold() in folded:
+        return f" Did you mean {folded[name.casefold()]!r}?"
     close = difflib.get_close_matches(name.casefold(), list(folded), n=3, cutoff=0.6)
     return f" Did you mean {' or '.join(repr(folded[match]) for match in close)}?" if close else ""
