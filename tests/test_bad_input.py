@@ -174,6 +174,11 @@ def infinite_covariate():
     return [saved(changed(age=np.where(np.arange(120) == 4, np.inf, 30.0))), "--covariate", "age"]
 
 
+def many_batches():
+    adata = changed(n_counts_all=np.arange(120) % 60)
+    return [saved(adata), "--batch", "n_counts_all"]
+
+
 def nothing_marked():
     adata = small()
     adata.var["chosen"] = False
@@ -226,6 +231,10 @@ FITS = {
         ["found none in any cell"],
     ),
     "a batch of fractions": (of_file("--batch", "age"), ["Expected categories", "as a covariate"]),
+    "a batch for every other cell": (
+        many_batches,
+        ["'n_counts_all'", "found 60 levels in 120 cells", "--covariate"],
+    ),
     "infinite covariate": (infinite_covariate, ["finite", "1 infinite"]),
     "a column in two roles": (of_file("--batch", "donor", "--label", "donor"), ["'donor' more than once"]),
     "no such feature column": (of_file("--features", "hvg"), ["'hvg'", "found 'chosen'"]),
@@ -241,6 +250,13 @@ FITS = {
     "supervised without label": (of_file("--set", "supervised=true"), ["label", "supervised=True"]),
     "unknown recipe": (of_file("--recipe", "scdg"), ["Did you mean 'scdgd'"]),
     "unknown argument": (of_file("--set", "component=3"), ["Did you mean 'components'"]),
+    "argument of another library": (of_file("--set", "n_hidden=128"), ["It is called 'hidden' here"]),
+    "argument of reading": (of_file("--set", "batch_key=donor"), ["--batch", "batch="]),
+    "argument chosen by the data": (
+        of_file("--set", "components=four"),
+        ["'components'", "found 'four'", "The default is chosen by the data."],
+    ),
+    "option given twice": (of_file("--batch", "n", "--batch", "donor"), ["--batch once", "found it 2 times"]),
     "argument without value": (of_file("--set", "components"), ["--set components=9"]),
     "argument of wrong type": (of_file("--set", "dim=wide"), ["'dim'", "found 'wide'", "default is 20"]),
     "argument out of range": (of_file("--set", "noise=-1"), ["'noise'", "greater than or equal to 0"]),
@@ -275,7 +291,8 @@ def test_bad_input_to_fit_is_refused(what, tmp_path):
     make, words = FITS[what]
     typed = make()
     before = contents(tmp_path)
-    refused(chreode("fit", *QUICK, *typed, *OUT), words)
+    quick = QUICK[:-2] if "--epochs" in typed else QUICK  # which an option given twice would be
+    refused(chreode("fit", *quick, *typed, *OUT), words)
     assert contents(tmp_path) == before
 
 
@@ -331,6 +348,13 @@ def test_a_damaged_mark_is_refused(text, tmp_path):
 
 def test_missing_out_is_told():
     refused(chreode("fit", "some.h5ad"), ["--out", "chreode fit --help"])
+
+
+@pytest.mark.parametrize("name", ["--batch", "--label", "--counts", "--out", "--recipe", "--seed"])
+def test_options_of_one_value_are_taken_once(name):
+    typed = ["fit", "some.h5ad", name, "1", name, "2"]
+    refused(chreode(*typed), [f"Expected {name} once; found it 2 times"])
+    refused(chreode("sample", "run", "-n", "1", "--cells", "2", *OUT), ["--cells once"])
 
 
 @pytest.mark.parametrize("typed", [["fti"], ["--fast"], ["fit"], ["project", "run"], ["export", "run"]])

@@ -411,6 +411,25 @@ def test_recipes_are_listed_with_citations():
     assert "components" in typed("recipes", "scdgd")
 
 
+@pytest.mark.parametrize("recipe", ["scdgd", "dgd"])
+def test_arguments_are_listed_with_their_meanings(recipe, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+    out = typed("recipes", recipe)
+    assert re.search(r"│ dim +│ 20 +│ Dimensions of a code\. ", out)
+    assert re.search(r"│ components +│ chosen by the data +│ How many; ", out)
+    assert re.search(r'│ prior_weight .*\(cells\) once a cell .* with learn="gradient"', out)
+    assert "As of" not in out
+
+
+def test_one_of_a_thing_is_told_in_the_singular():
+    small().write_h5ad("cells.h5ad")
+    one = ("--set", "components=1", "--set", "dim=2", "--set", "hidden=[8]", "--epochs", "1")
+    assert "Fitted scdgd: 1 component, 1 epoch." in typed(
+        "fit", "cells.h5ad", *one, "--no-report", "--out", "run"
+    )
+    assert "Wrote 1 cell drawn" in typed("sample", "run", "-n", "1", "--out", "drawn.h5ad")
+
+
 def test_version():
     assert typed("--version") == f"chreode {ch.__version__}\n"
 

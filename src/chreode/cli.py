@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperCommand
 
 from chreode.errors import InputError
 
@@ -40,6 +41,20 @@ Batch = Annotated[str | None, typer.Option(metavar="KEY", help="Column of the ex
 Label = Annotated[str | None, typer.Option(metavar="KEY", help="Column of labels, for scores and tables.")]
 
 
+class _Once(TyperCommand):
+    """A command that refuses an option of one value given twice, where click takes the last."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        for option in given:
+            times = given.count(option)
+            if times > 1 and not option.multiple and not getattr(option, "is_flag", False):
+                name = max(option.opts, key=len)
+                msg = f"Expected {name} once; found it {times} times. Give it once, with the value you mean."
+                raise InputError(msg)
+        return super().parse_args(ctx, args)
+
+
 def _version(asked: bool) -> None:
     if asked:
         from chreode import __version__
@@ -57,7 +72,7 @@ def _front(
     """Latent-variable models of single cells: fit, project, sample, look."""
 
 
-@app.command()
+@app.command(cls=_Once)
 def fit(
     context: typer.Context,
     file: Annotated[str, typer.Argument(metavar="FILE", help="An h5ad or 10x .h5 file, a 10x folder, zarr.")],
@@ -103,7 +118,7 @@ def fit(
     return partial(fitting.fit, asked, out, overwrite=overwrite, page=page, command=context.obj)
 
 
-@app.command()
+@app.command(cls=_Once)
 def project(
     run: Run,
     new: Annotated[Path, typer.Argument(metavar="NEW", help="New cells; features are matched by name.")],
@@ -123,7 +138,7 @@ def project(
     return partial(commands.project, run, new, out, refine=refine, overwrite=overwrite, reading=reading)
 
 
-@app.command()
+@app.command(cls=_Once)
 def sample(
     run: Run,
     out: Out,
@@ -138,7 +153,7 @@ def sample(
     return partial(commands.sample, run, out, n=n, component=component, seed=seed, overwrite=overwrite)
 
 
-@app.command()
+@app.command(cls=_Once)
 def report(
     run: Run,
     data: Annotated[
@@ -151,7 +166,7 @@ def report(
     return partial(commands.report, run, data=data)
 
 
-@app.command()
+@app.command(cls=_Once)
 def export(
     run: Run,
     csv: Annotated[bool, typer.Option("--csv", help="As CSV: codes, components, probabilities.")] = False,
@@ -167,7 +182,7 @@ def export(
     return partial(commands.export, run, out=out, overwrite=overwrite)
 
 
-@app.command()
+@app.command(cls=_Once)
 def recipes(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show this one's arguments.")] = None,
 ) -> Work:
@@ -177,7 +192,7 @@ def recipes(
     return partial(commands.recipes, name)
 
 
-@app.command()
+@app.command(cls=_Once)
 def demo(
     context: typer.Context,
     out: Annotated[

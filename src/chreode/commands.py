@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 import chreode.recipes  # noqa: F401  (registers chreode's own)
 from chreode.errors import InputError
@@ -17,8 +18,9 @@ from chreode.folder import fresh_file, model_folder, new_folder
 from chreode.io.annotate import annotated_copy
 from chreode.io.read import read
 from chreode.io.write import write_csv
-from chreode.recipe import named, registry
+from chreode.recipe import BY_DATA, named, registry
 from chreode.references import references
+from chreode.words import many
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,7 +54,7 @@ def project(
     model = load(model_folder(folder)[0])
     with fresh_file(out, suffix=".h5ad", overwrite=overwrite) as beside:
         cells = read(new, like=model, **reading)
-        print(f"Read {len(cells):,} cells from {new}.", *cells.reading.messages, sep="\n")
+        print(f"Read {many(len(cells), 'cell')} from {new}.", *cells.reading.messages, sep="\n")
         embedded = model.project(cells, refine=refine, progress=sys.stderr.isatty())
         annotated_copy(new, beside, write=embedded.write)
     print(f"Written to {out}.")
@@ -86,7 +88,7 @@ def sample(folder: Path, out: Path, *, n: int, component: int | None, seed: int,
         raise InputError(msg)
     with fresh_file(out, suffix=".h5ad", overwrite=overwrite) as beside:
         model.sample(n, component=component, seed=seed).write_h5ad(beside, compression="gzip")
-    print(f"Wrote {n:,} cells drawn from {model.recipe.name} to {out}.")
+    print(f"Wrote {many(n, 'cell')} drawn from {model.recipe.name} to {out}.")
 
 
 def report(folder: Path, *, data: Path | None) -> None:
@@ -192,12 +194,15 @@ def export(folder: Path, *, out: Path | None, overwrite: bool) -> None:
 
 
 def recipes(name: str | None) -> None:
-    """Print the recipes, or the arguments of one."""
+    """Print the recipes, or the arguments of one with their defaults and meanings."""
     if name is not None:
         definition = named(name).definition
         table = Table("argument", "default", title=f"chreode fit FILE --recipe {name} --set argument=value")
+        table.add_column("what it is", overflow="fold")
+        meanings = definition.meanings
         for argument, value in definition.defaults.items():
-            table.add_row(argument, "chosen by the data" if value is None else json.dumps(value))
+            shown = BY_DATA if value is None else json.dumps(value)
+            table.add_row(argument, Text(shown), Text(meanings.get(argument, "")))
         Console().print(table)
         return
     table = Table("recipe", "what it is", title="Recipes")

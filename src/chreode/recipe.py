@@ -6,6 +6,7 @@ import difflib
 import importlib
 import inspect
 import json
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -19,7 +20,24 @@ if TYPE_CHECKING:
     from chreode.objective import Objective
     from chreode.plan import Plan
 
-__all__ = ["Build", "Definition", "Recipe", "named", "parse", "recipe", "registry"]
+__all__ = ["BY_DATA", "Build", "Definition", "Recipe", "named", "parse", "recipe", "registry"]
+
+BY_DATA = "chosen by the data"
+"""What is said of an argument that is None by default."""
+
+# What other libraries call the arguments of recipes, and arguments that are not of recipes.
+_CALLED = {
+    **dict.fromkeys(("n_latent", "latent_dim"), "dim"),
+    **dict.fromkeys(("n_hidden", "hidden_dims"), "hidden"),
+    **dict.fromkeys(("n_components", "n_clusters"), "components"),
+    "gene_likelihood": "likelihood",
+    "lr": "code_lr",
+}
+_ELSEWHERE = {
+    **dict.fromkeys(("batch_key", "batch"), "chreode.read(..., batch=), or --batch,"),
+    **dict.fromkeys(("labels_key", "label"), "chreode.read(..., label=), or --label,"),
+    **dict.fromkeys(("max_epochs", "n_epochs", "epochs"), "chreode.fit(..., epochs=), or --epochs,"),
+}
 
 
 @dataclass(frozen=True)
@@ -63,6 +81,16 @@ class Definition:
         parameters = inspect.signature(self.build).parameters.values()
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
+    @property
+    def meanings(self) -> dict[str, str]:
+        """What each argument is, from the docstring; "As of another recipe" is that recipe's."""
+        found = _parameters(inspect.getdoc(self.build) or "")
+        for name, text in found.items():
+            other = re.fullmatch(r"As of (\w+)\.", text)
+            if other and other[1] in registry and other[1] != self.name:
+                found[name] = registry[other[1]].meanings.get(name, text)
+        return found
+
     def check(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Complete and validate arguments.
 
@@ -78,21 +106,49 @@ class Definition:
         checked = dict(self.defaults)
         for name, value in arguments.items():
             if name not in checked:
-                close = difflib.get_close_matches(name, checked, 1)
-                hint = f" Did you mean {close[0]!r}?" if close else ""
-                msg = f"Expected an argument of {self.name} ({', '.join(checked)}); found {name!r}.{hint}"
+                msg = (
+                    f"Expected an argument of {self.name} ({', '.join(checked)}); found {name!r}. "
+                    f"{_remedy(name, checked)}"
+                )
                 raise InputError(msg)
             try:
                 adapter = TypeAdapter(hints[name], config=ConfigDict(strict=True))
                 checked[name] = adapter.validate_python(tuple(value) if isinstance(value, list) else value)
             except ValidationError as error:
                 reasons = "; ".join(dict.fromkeys(e["msg"] for e in error.errors()))
+                default = self.defaults[name]
                 msg = (
                     f"Expected a valid {name!r} for {self.name}; found {value!r}: {reasons}. "
-                    f"The default is {self.defaults[name]!r}."
+                    f"The default is {BY_DATA if default is None else repr(default)}."
                 )
                 raise InputError(msg) from None
         return checked
+
+
+def _remedy(name: str, known: Mapping[str, Any]) -> str:
+    """What an unknown argument is called here, or where it belongs."""
+    if name in _ELSEWHERE:
+        return f"Give {_ELSEWHERE[name]} instead."
+    called = _CALLED.get(name)
+    if called in known:
+        return f"It is called {called!r} here."
+    close = difflib.get_close_matches(name, known, 1)
+    return f"Did you mean {close[0]!r}?" if close else "Give one of these, or leave it out."
+
+
+def _parameters(doc: str) -> dict[str, str]:
+    """The section "Parameters" of a docstring, as plain text by name."""
+    section = re.search(r"^Parameters\n-+\n(.*?)(?=^\S[^\n]*\n-{3,}$|\Z)", doc, re.MULTILINE | re.DOTALL)
+    found: dict[str, str] = {}
+    names: list[str] = []
+    for line in section[1].splitlines() if section else []:
+        if line[:1].strip():
+            names = [name.strip() for name in line.split(",")]
+            continue
+        words = re.sub(r":\w+:(?=`)|`", "", line).split()
+        for name in names:
+            found[name] = " ".join([found.get(name, ""), *words]).strip()
+    return found
 
 
 registry: dict[str, Definition] = {}
