@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import sys
@@ -222,6 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             # What there is to say is said in messages; libraries' warnings are for developers.
             warnings.simplefilter("ignore")
+            logging.getLogger("chreode.io").setLevel(logging.ERROR)  # commands print what reading has to say
             command = typer.main.get_command(app)
             work = command.main(typed, prog_name="chreode", standalone_mode=False, obj=["chreode", *typed])
             if not callable(work):

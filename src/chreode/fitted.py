@@ -393,7 +393,7 @@ def load(folder: str | Path, *, recipe: Recipe | None = None) -> FittedModel:
     Parameters
     ----------
     folder
-        Where it is.
+        Where it is: what was saved, or the folder of a finished ``chreode fit``.
     recipe
         Needed only for a recipe that is not chreode's own: the recipe it was fitted with.
 
