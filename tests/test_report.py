@@ -27,11 +27,12 @@ from chreode.report import (
     render,
     write_report,
 )
-from chreode.report.draw import graph, line_charts, number, ticks
+from chreode.report.draw import best_epoch, graph, line_charts, number, ticks
 from chreode.report.pack import fold, pack, quantise, unpack
 from chreode.report.palette import CATEGORICAL
 
 TYPES = ("B cells", "CD4 T cells", "CD8 T cells", "NK cells", "Monocytes")
+TAUGHT = (*TYPES[:3], "CD56+/CD16+ Natural Killer Cells Of The Blood", "4")
 NASTY = '</script><img src=x onerror="window.pwned=1">'
 
 
@@ -41,6 +42,7 @@ class FakeEmbedded:
     def __init__(self, cells, codes, components, means):
         self.cells, self.embedding, self.means = cells, codes, means
         self._components, self.names = components, cells.names
+        self.component_names = [str(k) for k in range(len(means))]
         self.trained = np.arange(len(cells)) % 10 != 0
 
     def components(self):
@@ -76,7 +78,7 @@ class FakeModel:
                 "prior": 20 + 10 * np.exp(-epoch / 6),
                 "hyperprior": 0.1 + 0 * epoch,
                 "validation": [5.0 + 0.4 * np.exp(-e / 5) + 0.002 * e if e % 4 == 0 else None for e in epoch],
-                "event": ["" if e != 12 else "place_means" for e in epoch],
+                "event": ["" if e != 12 else "place components" for e in epoch],
             }
         )
 
@@ -130,6 +132,14 @@ SCORES = {
     "component_ari": np.float32(0.71),
     "own_number": float("nan"),
     "by embedding": {"scdgd": {"ari": 0.7, "nmi": 0.8}, "PCA": {"ari": 0.6}},
+}
+
+
+LONG = ", which also decided when to stop training; for an untouched judge, score other cells" * 2
+FITTED = {
+    "held_out": {"nats_per_molecule": 5.4436, "molecules": 24195, "zero_fraction_gene_error": 0.03617},
+    "embedding": {"component_ari": 0.5113, "neighbour_accuracy": 0.8114},
+    "note": "held_out: molecules of validation cells" + LONG,
 }
 
 
@@ -275,6 +285,80 @@ def test_curves_skip_what_is_missing_and_mark_the_best():
     assert list(charts) == ["loss", "reconstruction", "prior", "validation"]
     assert charts["validation"]["path"].count("L") == 9  # ten of forty epochs were validated
     assert charts["validation"]["best"]["epoch"] in {str(e) for e in range(4, 41, 4)}
+
+
+PHASES = pd.DataFrame(
+    {
+        "epoch": np.arange(1, 9),
+        "loss": np.linspace(900, 800, 8),
+        "validation": [None, 5.5, None, 5.1, None, 5.3, 5.2, 5.25],
+        "event": ["", "", "", "place components", "", "", "", ""],
+    }
+)
+
+
+def test_the_best_of_the_last_phase_is_ringed_and_the_event_marked():
+    assert best_epoch(PHASES) == 7
+    loss, validation = line_charts(PHASES)
+    assert validation["best"]["epoch"] == "7"
+    for chart in (loss, validation):
+        (event,) = chart["events"]
+        assert (event["name"], event["epoch"]) == ("place components", "4")
+        at = chart["path"][1:].split("L")[3 if chart is loss else 1]
+        assert event["x"] == float(at.split(",")[0])
+        half = 3 * len(event["name"])
+        assert half <= event["text_x"] <= chart["width"] - half
+        highest = min(float(spot.split(",")[1]) for spot in chart["path"][1:].split("L"))
+        assert highest > event["text_y"]  # the curve stays below the words
+    page = collect(*made(50), {}, "x")
+    assert "place components" in render(page)
+    axes = figures.training_curves(PHASES).axes[1]
+    assert axes.lines[1].get_xdata()[0] == 7
+    assert axes.lines[2].get_xdata()[0] == 4
+    assert axes.texts[0].get_text() == "place components"
+
+
+@pytest.mark.parametrize(
+    ("validation", "events", "kept"),
+    [
+        ([3.0, 1.0, 2.0], ["", "", ""], 2),
+        ([3.0, 1.0, 2.0], [np.nan] * 3, 2),  # as read from a file
+        ([3.0, 1.0, 2.0], ["", "", "a"], 2),  # nothing was looked at after
+        ([1.0, 3.0, 2.0], ["a", "b", ""], 3),
+        ([np.nan] * 3, ["", "a", ""], None),
+        ([1.0, 2.0, 2.0], ["a", None, ""], 2),
+    ],
+)
+def test_the_epoch_that_was_kept(validation, events, kept):
+    history = pd.DataFrame({"epoch": [1, 2, 3], "validation": validation, "event": events})
+    assert best_epoch(history) == kept
+
+
+def test_the_kept_epoch_is_that_of_a_fit():
+    """`restore_best` of the loop goes back to the weights whose epoch is ringed."""
+    import chreode
+    from chreode.loop import _Rank
+
+    kept = []
+    restore = _Rank.restore_best
+
+    def spy(rank):
+        kept.append(rank.clock["best"])
+        restore(rank)
+
+    cells = made(120, g=30)[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Rank, "restore_best", spy)
+        model = chreode.fit(cells, chreode.recipes.scdgd(), epochs=16, progress=False, device="cpu")
+    rows = model.history.set_index("epoch")
+    assert rows["event"].ne("").any()
+    assert rows.loc[best_epoch(model.history), "validation"] == kept[-1]
+
+
+def test_words_of_events_near_each_other_stand_in_rows():
+    history = PHASES.assign(event=["", "", "place components", "move", "place components", "", "", ""])
+    marks = line_charts(history)[0]["events"]
+    assert len({mark["text_y"] for mark in marks}) == 3
 
 
 # ---- colours
@@ -462,9 +546,80 @@ def test_scores_of_every_shape_become_tables():
         "meaning": "nats per molecule; lower is better",
         "values": ["5.050"],
     }
+    assert groups[0]["rows"][1]["values"] == ["0.710"]
     assert groups[0]["rows"][2]["values"] == ["–"]
     assert groups[1]["columns"] == ["ari", "nmi"]
-    assert groups[1]["rows"][1] == {"name": "PCA", "meaning": "", "values": ["0.6000", "–"]}
+    assert groups[1]["rows"][1] == {"name": "PCA", "meaning": "", "values": ["0.600", "–"]}
+
+
+def test_a_note_is_a_paragraph_and_no_score():
+    groups = collect(*made(50), FITTED, "x")["scores"]
+    rows = [row["name"] for group in groups for row in group["rows"]]
+    assert collect(*made(50), {"fit": {"cells": 50}}, "x")["scores"][0]["rows"][0]["name"] == "cells in all"
+    assert "note" not in rows
+    assert groups[-1] | {"columns": []} == {
+        "name": "",
+        "columns": [],
+        "rows": [],
+        "notes": ["Held out: molecules of validation cells" + LONG],
+    }
+
+
+def test_nats_and_the_prior_are_explained_where_they_appear():
+    model, cells = made(50)
+    context = collect(model, cells, FITTED, "x")
+    held, embedding, _ = context["scores"]
+    assert [note[:18] for note in held["notes"]] == ["Nats per molecule "]
+    assert embedding["notes"] == []
+    meanings = {chart["name"]: chart["meaning"] for chart in context["training"]["charts"]}
+    assert "10 % more probability" in meanings["validation"]
+    assert "drops when components are placed" in meanings["prior"]
+    text = unescape(render(context))
+    assert all(meaning in text for meaning in (*meanings.values(), *held["notes"]))
+    model.history["event"] = ""
+    prior = next(c for c in line_charts(model.history) if c["name"] == "prior")
+    assert "placed" not in prior["meaning"]
+
+
+def supervised(n=200):
+    """A model whose components are called as the levels they were taught, and its last by its number."""
+    model, cells = made(n, supervised=True)
+    model.embedded.component_names = list(TAUGHT)
+    return model, cells
+
+
+def test_components_of_a_supervised_fit_go_by_their_names():
+    model, cells = supervised()
+    context = collect(model, cells, {}, "x")
+    names = list(TAUGHT)
+    assert [row["name"] for row in context["components"]["tables"][0]["rows"]] == names
+    assert [card["name"] for card in context["markers"]["cards"]] == names
+    nodes = context["graph"]["nodes"]
+    assert [node["name"] for node in nodes] == names
+    assert [(node["inside"], node["below"][:9]) for node in nodes[3:]] == [
+        ("", "CD56+/CD1"),
+        ("4", "Monocytes"),
+    ]
+    assert {edge["a"] for edge in context["graph"]["edges"]} <= set(names)
+    column = context["payload"]["columns"][0]
+    assert (column["levels"], column["numbers"]) == (names, [0, 1, 2, 3, 4])
+    assert column["hints"][:3] == [""] * 3  # the commonest label is the name
+
+
+def test_names_of_folded_components_stay_with_their_numbers():
+    model, cells = made(600)
+    k = 50
+    components = np.arange(600) % k
+    e = model.embedded
+    e._components, e.means = components, np.full((k, 80), 1 / 80)
+    e.component_names = [str(k - 1 - i) for i in range(k)]  # names that look like other numbers
+    column = collect(model, cells, {}, "x")["payload"]["columns"][0]
+    assert column["levels"][-1] == "other (10 levels)"
+    assert column["numbers"][-1] is None
+    codes = unpack(column["codes"])
+    for place, own in enumerate(column["numbers"][:-1]):
+        assert column["levels"][place] == e.component_names[own]
+        assert ((codes == place) == (components == own)).all()
 
 
 def test_a_page_is_whole_or_not_there(tmp_path, monkeypatch):
@@ -763,6 +918,67 @@ def test_everything_can_be_reached_and_is_named(browser, report):
         for width in (360, 800):
             page.set_viewport_size({"width": width, "height": 800})
             assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    """The page of a supervised fit, with scores as a fit writes them."""
+    model, cells = supervised(600)
+    path = tmp_path_factory.mktemp("taught") / "report.html"
+    return write_report(path, model=model, cells=cells, scores=FITTED, command="x")
+
+
+@pytest.mark.parametrize("width", [700, 1000, 1400, 1600])
+def test_scores_are_seen_at_once(browser, taught, width):
+    with opened(browser, taught) as page:
+        page.set_viewport_size({"width": width, "height": 900})
+        cards = page.locator("#scores .card")
+        assert cards.count() == 2
+        for card in cards.all():
+            assert card.evaluate("(e) => e.scrollWidth <= e.clientWidth")
+            right = card.evaluate("(e) => e.getBoundingClientRect().right")
+            for value in card.locator("td").all():
+                assert value.evaluate("(e) => e.getBoundingClientRect().right") <= right
+                assert value.evaluate("(e) => getComputedStyle(e).textAlign") == "right"
+        assert page.locator("#scores td").all_inner_texts() == ["5.444", "24,195", "0.0362", "0.511", "0.811"]
+        note = page.locator("#scores p", has_text="also decided when to stop")
+        assert note.count() == 1
+        assert note.evaluate("(e) => e.closest('table') === null && e.scrollWidth <= e.clientWidth")
+
+
+def test_counts_of_the_legend_stay_on_one_line(browser, tmp_path):
+    model, cells = made(600)
+    # A label without a space beside a long name leaves a narrow legend no room but the count's.
+    levels = tuple(f"CD4+/CD45RA+/CD25-_Naive_{name.replace(' ', '_')}" for name in TYPES)
+    covariates = cells.layout.covariates | {"cell_type": Covariate("cell_type", "label", levels)}
+    layout = Layout(600, dict(cells.layout.modalities), covariates)
+    cells = cells.replace(layout=layout)
+    path = write_report(tmp_path / "r.html", model=model, cells=cells, scores={}, command="x")
+    with opened(browser, path) as page:
+        page.set_viewport_size({"width": 1000, "height": 900})
+        counts = page.locator("#legend .count")
+        assert counts.count() == 5
+        for count in counts.all():
+            lines = count.evaluate(
+                "(e) => { const r = document.createRange(); r.selectNodeContents(e); "
+                "return new Set([...r.getClientRects()].map((b) => b.top)).size; }"
+            )
+            assert lines == 1
+
+
+def test_names_of_components_lead_to_the_map(browser, taught):
+    with opened(browser, taught) as page:
+        rows = page.locator("#legend .row span:nth-child(2)").all_inner_texts()
+        assert rows == list(TAUGHT)
+        assert all(pixels_of(painted(page), CATEGORICAL[k]) > 50 for k in range(5))
+        page.set_viewport_size({"width": 1000, "height": 900})
+        assert page.evaluate(
+            "[...document.querySelectorAll('.mark h3')].every((e) => e.scrollWidth <= e.clientWidth)"
+        )
+        page.locator("#markers h3 button", has_text="CD8 T cells").click()
+        pressed = page.locator("#legend .row[aria-pressed=true]")
+        until(page, "document.querySelectorAll('#legend .row[aria-pressed=true]').length === 1")
+        assert "CD8 T cells" in pressed.inner_text()
 
 
 def test_a_dark_screen_gets_a_dark_map(browser, report):

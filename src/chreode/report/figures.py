@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chreode.report.draw import curves_of, graph
+from chreode.report.draw import best_epoch, curves_of, events_of, graph
 from chreode.report.palette import SEQUENTIAL_LIGHT, UNKNOWN, categorical
 
 if TYPE_CHECKING:
@@ -51,7 +51,9 @@ def _sequential(*, least: str = SEQUENTIAL_LIGHT[0]) -> Any:
 
 
 def training_curves(history: pd.DataFrame) -> Figure:
-    """Draw every term of the loss by epoch, validation last, with its best epoch ringed.
+    """Draw every term of the loss by epoch, validation last; the epoch whose weights were kept is ringed.
+
+    Dashed lines are events, which begin a new phase; the weights kept are the best of the last one.
 
     Parameters
     ----------
@@ -64,16 +66,20 @@ def training_curves(history: pd.DataFrame) -> Figure:
     >>> len(training_curves(pd.DataFrame({"epoch": [1, 2], "loss": [3.0, 2.0]})).axes)
     1
     """
-    curves = curves_of(history)
+    curves, events, kept = curves_of(history), events_of(history), best_epoch(history)
     columns = min(max(len(curves), 1), 3)
     rows = -(-max(len(curves), 1) // columns)
     figure = _figure(3.2 * columns, 2.3 * rows)
     for i, (name, title, x, y) in enumerate(curves):
         axes = _quiet(figure.add_subplot(rows, columns, i + 1))
         axes.plot(x, y, color=SEQUENTIAL_LIGHT[4], linewidth=1.5)
-        if name == "validation":
-            best = int(y.argmin())
-            axes.plot(x[best], y[best], "o", mfc="white", mec="#d55e00", mew=1.5)
+        if name == "validation" and kept is not None:
+            axes.plot(kept, y[x == kept][0], "o", mfc="white", mec="#d55e00", mew=1.5)
+        for epoch, what in events:
+            axes.axvline(epoch, color=SOFT, linewidth=0.8, linestyle=(0, (3, 3)), zorder=0)
+            # Upright beside its line, whatever the curve does: the title needs the room above.
+            words = {"rotation": 90, "va": "center", "ha": "right", "fontsize": 6, "color": SOFT}
+            axes.text(epoch, 0.5, what, transform=axes.get_xaxis_transform(), **words)
         axes.set_title(title, fontsize=9, color=INK, loc="left")
         axes.set_xlabel("epoch", fontsize=8, color=SOFT)
     return figure
@@ -200,13 +206,15 @@ def component_table(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def markers(table: pd.DataFrame) -> Figure:
+def markers(table: pd.DataFrame, *, names: Sequence[str] = ()) -> Figure:
     """Draw the markers of each component: log2 fold change against the other components.
 
     Parameters
     ----------
     table
         Columns ``component``, ``name``, ``log2_fold_change``, as `chreode.report.markers_of` gives.
+    names
+        What each component is called; their numbers when empty.
 
     Examples
     --------
@@ -228,7 +236,7 @@ def markers(table: pd.DataFrame) -> Figure:
         axes.set_yticks(range(len(part)), list(part["name"]))
         axes.set_ylim(longest - 0.4, -0.6)
         axes.set_xlim(0, 1.05 * widest)
-        axes.set_title(f"component {k}", fontsize=9, color=INK, loc="left")
+        axes.set_title(names[k] if len(names) > k else f"component {k}", fontsize=9, color=INK, loc="left")
     figure.supxlabel("log2 fold change against the other components", fontsize=8, color=SOFT)
     return figure
 
@@ -239,6 +247,7 @@ def component_graph(
     places: np.ndarray,
     *,
     hints: Sequence[str] = (),
+    names: Sequence[str] = (),
     least: float = 0.01,
 ) -> Figure:
     """Draw which components neighbour which.
@@ -254,6 +263,8 @@ def component_graph(
         Where each lies on the map, ``k x 2``.
     hints
         A word below each; may be empty.
+    names
+        What each is called; their numbers when empty. A long name stands below, in place of the hint.
     least
         Links below this mean share of both directions are left out.
 
@@ -263,7 +274,9 @@ def component_graph(
     >>> len(figure.axes[0].lines)
     1
     """
-    drawn = graph(np.asarray(share), np.asarray(sizes), np.asarray(places), hints=hints, least=least)
+    drawn = graph(
+        np.asarray(share), np.asarray(sizes), np.asarray(places), hints=hints, names=names, least=least
+    )
     figure = _figure(6.4, 4.4)
     axes = figure.add_subplot()
     axes.set_axis_off()
@@ -278,10 +291,10 @@ def component_graph(
     for node in drawn["nodes"]:
         spot = (node["x"], node["y"])
         axes.add_patch(Circle(spot, node["r"], color=node["colour"], zorder=2))
-        _on_top(axes, np.array(spot), str(node["k"]))
-        if node["hint"]:
+        _on_top(axes, np.array(spot), node["inside"])
+        if node["below"]:
             below = node["y"] + node["r"] + 12
-            axes.text(node["x"], below, node["hint"], ha="center", va="center", fontsize=7, color=SOFT)
+            axes.text(node["x"], below, node["below"], ha="center", va="center", fontsize=7, color=SOFT)
     return figure
 
 

@@ -131,7 +131,7 @@ class Page {
 
   async isolate(component) {
     const at = this.payload.columns.findIndex((c) => c.title === "component" && c.role === "model");
-    const level = at < 0 ? -1 : this.payload.columns[at].levels.indexOf(component);
+    const level = at < 0 ? -1 : this.payload.columns[at].numbers.indexOf(+component);
     if (level < 0) return;
     await this.choose(String(at));
     this.only(level);
@@ -200,12 +200,12 @@ class Page {
   async averages(feature) {
     const { component_top: top, component_share: share, kind, per } = this.features;
     const at = this.payload.columns.findIndex((c) => c.title === "component" && c.role === "model");
-    const levels = at < 0 ? [] : this.payload.columns[at].levels.map(Number);
-    if (!share || levels.some(Number.isNaN)) return null;
+    const numbers = at < 0 ? [] : this.payload.columns[at].numbers;
+    if (!share || numbers.includes(null)) return null;
     this.means = this.means || (await Promise.all([unpack(top), unpack(share)]));
     const [height, table] = this.means, g = height.length;
     return Float32Array.from(this.column[at], (code) => {
-      const v = (height[feature] * table[levels[code] * g + feature]) / 255;
+      const v = (height[feature] * table[numbers[code] * g + feature]) / 255;
       return kind === "counts" ? Math.log1p(per * v) : v;
     });
   }
@@ -222,9 +222,8 @@ class Page {
   levelColour(column, code) {
     const { categorical, other, unknown } = this.payload.colours;
     if (code === 255) return unknown;
-    const name = column.levels[code];
-    const own = column.title === "component" && column.role === "model" ? Number(name) : code;
-    return Number.isNaN(own) || own >= categorical.length ? other : categorical[own];
+    const own = column.numbers ? column.numbers[code] : code;
+    return own === null || !(own < categorical.length) ? other : categorical[own];
   }
 
   recolour() {

@@ -190,6 +190,7 @@ def _payload(
         cells,
         rows=rows,
         components=found.of,
+        names=found.names,
         hints=found.hints,
         probability=found.probability,
         trained=np.asarray(embedded.trained, dtype=bool),

@@ -16,6 +16,8 @@ from chreode.report.palette import colour_of
 from chreode.report.variables import PER
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
     from chreode.cells import Cells, Covariate
@@ -73,6 +75,10 @@ SCORES = {
     "batch_accuracy": ("batch told from the code", "share of cells; chance is best"),
     "batch_accuracy_chance": ("the same, by chance", ""),
 }
+NATS = (
+    "Nats per molecule say how surprising the model finds each molecule that it was not shown: 0.1 lower "
+    "means that it gave every molecule about 10 % more probability."
+)
 ROLES = {"label": 0, "batch": 1, "covariate": 2}
 
 
@@ -92,8 +98,11 @@ class Components:
         Expected proportions at the components' means, ``k x g``, or None.
     sizes
         Cells of each component, ``k``.
+    names
+        What each is called, ``k``: the level of the label it was taught, or its number.
     hints
-        Its commonest label with its share, ``k`` (empty strings without a label).
+        Its commonest label with its share, ``k`` (empty strings without a label, or where that label is its
+        name).
     markers
         From `components.markers_of`.
     share
@@ -105,6 +114,7 @@ class Components:
     probability: np.ndarray | None
     means: np.ndarray | None
     sizes: np.ndarray
+    names: tuple[str, ...]
     hints: tuple[str, ...]
     markers: pd.DataFrame
     share: np.ndarray
@@ -177,10 +187,13 @@ def recipe_section(model: Any, cells: Cells) -> dict[str, Any]:
 def training_section(history: pd.DataFrame) -> dict[str, Any]:
     """Epochs, seconds and one curve a term."""
     timed = len(history) > 0 and "seconds" in history.columns
+    charts = line_charts(history) if len(history) else []
     return {
         "epochs": len(history),
         "seconds": duration(float(history["seconds"].max())) if timed else "",
-        "charts": line_charts(history) if len(history) else [],
+        "charts": charts,
+        "events": any(chart["events"] for chart in charts),
+        "kept": any(chart["best"] for chart in charts),
     }
 
 
@@ -192,32 +205,35 @@ def components_of(model: Any, cells: Cells, *, modality: str, seed: int) -> Comp
         means = np.asarray(model.component_means(modality), dtype=np.float64)
     except InputError as error:
         nothing = markers_of(np.zeros((0, 0)), np.zeros(0), names=())
-        return Components(str(error), None, None, None, np.zeros(0), (), nothing, np.zeros((0, 0)))
+        return Components(str(error), None, None, None, np.zeros(0), (), (), nothing, np.zeros((0, 0)))
     k = means.shape[0]
     assigned = np.asarray(embedded.components(), dtype=np.int64)
-    sizes = np.bincount(assigned, minlength=k)
+    sizes, names = np.bincount(assigned, minlength=k), tuple(map(str, embedded.component_names))
     return Components(
         absent="",
         of=assigned,
         probability=probabilities[np.arange(len(assigned)), assigned],
         means=means,
         sizes=sizes,
-        hints=_hints(cells, assigned, k=k),
+        names=names,
+        hints=_hints(cells, assigned, names=names),
         markers=markers_of(means, sizes, names=described.symbols or described.names, kind=described.kind),
         share=components_graph(np.asarray(embedded.embedding), assigned, n_components=k, seed=seed),
     )
 
 
-def _hints(cells: Cells, assigned: np.ndarray, *, k: int) -> tuple[str, ...]:
-    label = cells.layout.in_role("label")
+def _hints(cells: Cells, assigned: np.ndarray, *, names: Sequence[str]) -> tuple[str, ...]:
+    k, label = len(names), cells.layout.in_role("label")
     if label is None or not label.categorical:
         return ("",) * k
     codes = cells.covariates[label.column].cpu().numpy()
     known = codes >= 0
     table = component_by_level(assigned[known], codes[known], n_components=k, levels=label.levels).to_numpy()
     return tuple(
-        f"{label.levels[row.argmax()]} {100 * row.max() / row.sum():.0f} %" if row.sum() else ""
-        for row in table
+        f"{label.levels[row.argmax()]} {100 * row.max() / row.sum():.0f} %"
+        if row.sum() and str(label.levels[row.argmax()]) != name
+        else ""
+        for row, name in zip(table, names, strict=True)
     )
 
 
@@ -227,9 +243,12 @@ def components_section(cells: Cells, found: Components) -> dict[str, Any]:
         return {"absent": found.absent, "tables": [], "sizes": [], "empty": 0}
     alive = np.flatnonzero(found.sizes)
     sizes = [
-        {"k": k, "total": found.sizes[k], "share": found.sizes[k] / len(found.of), "colour": colour_of(k)}
+        {
+            "k": k, "name": found.names[k], "colour": colour_of(k),
+            "total": found.sizes[k], "share": found.sizes[k] / len(found.of),
+        }
         for k in map(int, alive)
-    ]
+    ]  # fmt: skip
     tables = []
     for c in label_first(cells):
         if not c.categorical:
@@ -259,7 +278,7 @@ def graph_section(found: Components, *, rows: np.ndarray, xy: np.ndarray) -> dic
     places = np.zeros((len(found.sizes), 2))
     for k in np.unique(here):
         places[k] = np.median(xy[here == k], axis=0)
-    return graph(found.share, found.sizes, places, hints=found.hints)
+    return graph(found.share, found.sizes, places, hints=found.hints, names=found.names)
 
 
 def markers_section(found: Components, *, kind: str) -> dict[str, Any]:
@@ -281,33 +300,67 @@ def markers_section(found: Components, *, kind: str) -> dict[str, Any]:
             )
         ]
         k = int(k)  # pyright: ignore[reportArgumentType]
-        facts = {"k": k, "hint": found.hints[k], "colour": colour_of(k), "cells": found.sizes[k]}
+        facts = {
+            "k": k,
+            "name": found.names[k],
+            "hint": found.hints[k],
+            "colour": colour_of(k),
+            "cells": found.sizes[k],
+        }
         cards.append(facts | {"rows": rows})
     unit = {"counts": "per 10,000", "binary": "probability"}.get(kind, "value")
     return {"cards": cards, "unit": unit, "effect": "difference" if kind == "continuous" else "log₂ fold"}
 
 
 def scores_section(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Tables of scores: a number is a row; a group of numbers a table; a group of groups a wide table."""
+    """Tables of scores: a number is a row; a group of numbers a table; a group of groups a wide table.
+
+    What is called ``note``, of all scores or of a group, stands below as a paragraph; it may name the groups.
+    """
+    titles = {str(name): _words(name) for name, group in scores.items() if isinstance(group, Mapping)}
     loose = {k: v for k, v in scores.items() if not isinstance(v, Mapping)}
-    groups = ([("", loose)] if loose else []) + [(k, v) for k, v in scores.items() if isinstance(v, Mapping)]
+    groups = [(k, v) for k, v in scores.items() if isinstance(v, Mapping)]
+    # A note alone is no table: it stands below the others.
+    alone = [("", loose)] if loose else []
     out = []
-    for name, group in groups:
-        if group and all(isinstance(v, Mapping) for v in group.values()):
-            columns = list(dict.fromkeys(str(c) for v in group.values() for c in v))
-            rows = [
-                {"name": _words(k), "meaning": "", "values": [_written(_by_text(v).get(c)) for c in columns]}
-                for k, v in group.items()
-            ]
-            columns = [_words(c) for c in columns]
-        else:
-            columns = ["value"]
-            rows = [
-                {"name": _words(k), "meaning": SCORES.get(str(k), ("", ""))[1], "values": [_written(v)]}
-                for k, v in group.items()
-            ]
-        out.append({"name": _words(name), "columns": columns, "rows": rows})
+    for name, group in groups + alone if set(loose) <= {"note"} else alone + groups:
+        # What was fitted has cells too, but none of them is scored.
+        own = {"cells": "cells in all"} if name == "fit" else {}
+        rows = {own.get(str(k), k): v for k, v in group.items() if k != "note"}
+        notes = [_noted(str(group["note"]), titles)] if "note" in group else []
+        if any("nats per molecule" in SCORES.get(str(k), ("", ""))[1] for k in rows):
+            notes = [NATS, *notes]
+        out.append({"name": _words(name), **_table(rows), "notes": notes})
     return out
+
+
+def _table(group: Mapping[Any, Any]) -> dict[str, Any]:
+    """Columns and rows of one table of scores."""
+    if group and all(isinstance(v, Mapping) for v in group.values()):
+        columns = list(dict.fromkeys(str(c) for v in group.values() for c in v))
+        rows = [
+            {"name": _words(k), "meaning": "", "values": [_score(_by_text(v).get(c)) for c in columns]}
+            for k, v in group.items()
+        ]
+        return {"columns": [_words(c) for c in columns], "rows": rows}
+    rows = [
+        {"name": _words(k), "meaning": SCORES.get(str(k), ("", ""))[1], "values": [_score(v)]}
+        for k, v in group.items()
+    ]
+    return {"columns": ["value"], "rows": rows}
+
+
+def _noted(note: str, titles: Mapping[str, str]) -> str:
+    """A note whose names of groups are those above the tables."""
+    for name, title in titles.items():
+        note = note.replace(f"{name}:", f"{title}:")
+    return note[:1].upper() + note[1:]
+
+
+def _score(value: Any) -> str:
+    """A number as it is read in a table: three figures of shares, four of what is larger."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return number(value, 3) if isinstance(value, float) and abs(value) < 1 else _written(value)
 
 
 def _by_text(values: Mapping[Any, Any]) -> dict[str, Any]:

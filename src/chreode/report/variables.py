@@ -64,6 +64,7 @@ def columns_of(
     *,
     rows: np.ndarray,
     components: np.ndarray | None,
+    names: Sequence[str],
     hints: Sequence[str],
     probability: np.ndarray | None,
     trained: np.ndarray,
@@ -78,6 +79,8 @@ def columns_of(
         Cells on the map.
     components
         Component of each cell, or None.
+    names
+        What each component is called.
     hints
         One remark a component (its commonest label); may be empty.
     probability
@@ -87,10 +90,12 @@ def columns_of(
     """
     columns = []
     if components is not None:
-        levels = [str(k) for k in range(max(len(hints), int(components.max(initial=0)) + 1))]
-        columns.append(
-            categorical_column("component", components[rows], levels=levels, role="model", hints=hints)
-        )
+        numbers = [str(k) for k in range(len(names))]
+        column = categorical_column("component", components[rows], levels=numbers, role="model", hints=hints)
+        # Folding goes by number: names may be numbers too, and need not differ. Those folded have none.
+        kept = [int(k) if k.isdecimal() else None for k in column["levels"]]
+        called = [text if k is None else names[k] for k, text in zip(kept, column["levels"], strict=True)]
+        columns.append(column | {"levels": called, "numbers": kept})
     order = {"label": 0, "batch": 1, "covariate": 2}
     for c in sorted(cells.layout.covariates.values(), key=lambda c: order[c.role]):
         values = cells.covariates[c.column].cpu().numpy()[rows]
