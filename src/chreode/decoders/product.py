@@ -54,10 +54,12 @@ class _Rounded(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN001
         x, weight = ctx.saved_tensors
+        # First, while the gradient is in the cache.
+        by_bias = grad.sum(0) if ctx.needs_input_grad[2] else None
         short = grad.bfloat16()
         by_x = (short @ weight.bfloat16()).float() if ctx.needs_input_grad[0] else None
         by_weight = (short.t() @ x.bfloat16()).float() if ctx.needs_input_grad[1] else None
-        return by_x, by_weight, grad.sum(0) if ctx.needs_input_grad[2] else None
+        return by_x, by_weight, by_bias
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

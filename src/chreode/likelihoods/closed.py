@@ -166,19 +166,18 @@ def _rising_of(
     # Looking for the counts beyond the table would make a GPU wait.
     if x.device.type != "cpu":
         return rising(x, there, slope=slope)
-    # In 32 bits, which are read faster; a stored value that is no count is not in the table either.
-    count = x.int()
-    count.clamp_(0, depth)
+    # A stored value that is no count is not in the table either.
+    count = x.long().clamp_(0, depth)
     beyond = np.flatnonzero((count != x).numpy())
     if 2 * len(beyond) > len(x):
         return rising(x, there, slope=slope)
     beyond = torch.from_numpy(beyond)
-    where = count.mul_(len(theta)).add_(entries.narrow)
+    where = count.mul_(len(theta)).add_(entries.col)
     values, slopes = _table(theta, depth)
-    value = values.index_select(0, where)
-    change = slopes.index_select(0, where) if slope else None
+    value = values.take(where)
+    change = slopes.take(where) if slope else None
     if len(beyond):
-        some = rising(x.index_select(0, beyond), there.index_select(0, beyond), slope=slope)
+        some = rising(x.take(beyond), there.take(beyond), slope=slope)
         value.index_copy_(0, beyond, some[0])
         if change is not None and some[1] is not None:
             change.index_copy_(0, beyond, some[1])

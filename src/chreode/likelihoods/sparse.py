@@ -44,17 +44,15 @@ class NonZeros:
         Type of ``value``.
     """
 
-    __slots__ = ("col", "crow", "flat", "narrow", "shape", "value")
+    __slots__ = ("col", "crow", "flat", "shape", "value")
 
     col: Int[Tensor, " nnz"]
-    narrow: Int[Tensor, " nnz"]
     flat: Int[Tensor, " nnz"]
     value: Float[Tensor, " nnz"]
 
     def __init__(self, csr: CSR, dtype: torch.dtype) -> None:
         self.shape = csr.shape
         self.crow, self.col = csr.crow, csr.col.long()
-        self.narrow = csr.col.int()  # the same in 32 bits
         starts = torch.arange(len(csr), device=csr.crow.device) * csr.width
         self.flat = self.of_rows(starts).add_(self.col)
         self.value = csr.value.to(dtype)
@@ -84,7 +82,7 @@ class NonZeros:
 
     def pick(self, matrix: Float[Tensor, "n g"]) -> Float[Tensor, " nnz"]:
         """A dense matrix at the non-zeros."""
-        return matrix.take(self.flat)  # by all threads, which index_select is not
+        return matrix.take(self.flat)  # in parallel, which index_select is not
 
     def of_rows(self, vector: Shaped[Tensor, " n"]) -> Shaped[Tensor, " nnz"]:
         """The value of each non-zero's cell."""
@@ -92,7 +90,7 @@ class NonZeros:
 
     def of_columns(self, vector: Float[Tensor, " g"]) -> Float[Tensor, " nnz"]:
         """The value of each non-zero's feature."""
-        return vector.index_select(0, self.narrow)
+        return vector.take(self.col)
 
     def sum_rows(self, values: Float[Tensor, " nnz"]) -> Float[Tensor, " n"]:
         """Sums over each cell's non-zeros."""
