@@ -8,7 +8,8 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -220,10 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     typed = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        with warnings.catch_warnings():
-            # What there is to say is said in messages; libraries' warnings are for developers.
-            warnings.simplefilter("ignore")
-            logging.getLogger("chreode.io").setLevel(logging.ERROR)  # commands print what reading has to say
+        with _quiet():
             command = typer.main.get_command(app)
             work = command.main(typed, prog_name="chreode", standalone_mode=False, obj=["chreode", *typed])
             if not callable(work):
@@ -240,6 +238,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         sys.stderr.write(f"{' '.join(told.split())}\n")
         return code
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Neither libraries' warnings, which are for developers, nor what reading logs: commands print that."""
+    reading = logging.getLogger("chreode.io")
+    before = reading.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        reading.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            reading.setLevel(before)
 
 
 def _tell(error: BaseException, typed: Sequence[str]) -> tuple[int, str]:
