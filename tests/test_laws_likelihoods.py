@@ -15,6 +15,7 @@ from chreode.cells import CSR
 from chreode.errors import InputError
 from chreode.likelihoods import heads, sparse
 from chreode.likelihoods.closed import rising
+from chreode.likelihoods.counts import NegativeBinomialCounts
 
 N, G = 7, 60
 COUNTS = ("nb", "poisson", "zinb")
@@ -155,6 +156,21 @@ def test_deep_cells_and_extreme_outputs(name):
     want, want_raw, _ = expected(c, torch.ones(N).double())
     agree(value, want, c.x.sum(1), "value")
     agree(by_raw, want_raw, torch.cat([c.x] * c.head.outputs, 1), "gradient")
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_nearly_poisson_features_that_lost_their_counts(same):
+    generator = torch.Generator().manual_seed(0)
+    theta = torch.logspace(3, 8, 30, dtype=torch.float64)
+    raw = torch.randn(6, 30, generator=generator).double()
+    weight = torch.ones(6).double() if same else torch.linspace(0.1, 2, 6).double()
+    gradients = []
+    for dtype in (torch.float64, torch.float32):
+        log_theta = theta.log().to(dtype).requires_grad_()
+        observed = NegativeBinomialCounts(raw.to(dtype), torch.full((6,), 1e5, dtype=dtype), None, log_theta)
+        zeros = torch.zeros(6, 30, dtype=dtype)
+        gradients += torch.autograd.grad((observed.log_prob(zeros) * weight.to(dtype)).sum(), log_theta)
+    agree(gradients[1].double(), gradients[0], torch.zeros(30), "gradient to theta")
 
 
 def test_rising_factorial_from_nearly_zero_to_nearly_poisson():

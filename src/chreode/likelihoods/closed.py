@@ -16,6 +16,8 @@ __all__ = ["rising", "score_negative_binomial", "score_poisson", "score_zero_inf
 _LOG_LOST = -80.0
 # The size of a cell without counts: its logarithm and inverse must not meet 0 * inf.
 _NO_SIZE = 1e-20
+# From this theta on the dense gradient to theta is a difference of nearly equal numbers.
+_NEARLY_POISSON = 1e4
 # Counts up to this one are looked up.
 _DEPTH = 8
 
@@ -217,6 +219,7 @@ def _dense_gradients(
     inverse = 1 / theta
     rows, _ = next(blocks(share))
     tilt = torch.zeros_like(share[rows]) if wanted[2] else None
+    exact = _of_nearly_poisson(share, size, theta, weight) if wanted[2] else None
     # Threads share out rows: only sums along them leave each thread its own memory, so those over cells wait
     # for the end, and matrix-vector products, which share out columns, are avoided. Where cores have no
     # common cache this halves the time.
@@ -235,7 +238,33 @@ def _dense_gradients(
             torch.addcmul(bend, part, by_log_mu[rows, None], value=-1, out=part)
             # While the block is in the cache.
             entries.add_to(share, pull, rows)
-    return None if tilt is None else tilt.sum(0)
+    if tilt is None:
+        return None
+    by_theta = tilt.sum(0)
+    return by_theta if exact is None else by_theta.index_copy_(0, *exact)
+
+
+def _of_nearly_poisson(
+    share: Tensor, size: Tensor, theta: Tensor, weight: Tensor | None
+) -> tuple[Tensor, Tensor] | None:
+    """The features of large theta, seldom any, and their dense gradient to log theta.
+
+    It is ``theta [r/(1+r) - log(1+r)]``, whose terms cancel where r is small: a series takes their place.
+    Finding the features would make a GPU wait.
+    """
+    if share.device.type != "cpu":
+        return None
+    deep = (theta > _NEARLY_POISSON).nonzero().squeeze(1)
+    if not len(deep):
+        return None
+    r = share.index_select(1, deep) * size[:, None] / theta[deep]
+    series = -r * r * (1 / 2 - r * (2 / 3 - r * (3 / 4 - r * (4 / 5 - r * 5 / 6))))
+    change = torch.where(r < 0.02, series, r / (1 + r) - r.log1p())
+    return deep, theta[deep] * _over_cells(change, weight)
+
+
+def _over_cells(matrix: Tensor, weight: Tensor | None) -> Tensor:
+    return matrix.sum(0) if weight is None else torch.mv(matrix.t(), weight)
 
 
 def _accumulate(total: Tensor | None, block: Tensor, weight: Tensor | None, rows: slice, sign: int) -> None:
