@@ -397,6 +397,16 @@ def test_a_value_without_gradients_is_the_same(name):
 
 
 @pytest.mark.parametrize("name", ALL)
+def test_no_cells_have_no_gradient(name):
+    head = make(name, 5)
+    raw = torch.zeros(0, 5 * head.outputs, requires_grad=True)
+    value = head(raw, torch.zeros(0), None).log_prob(CSR.of(np.zeros((0, 5), np.float32)))
+    value.sum().backward()
+    assert value.shape == (0,)
+    assert all(not parameter.grad.any() for parameter in head.parameters() if parameter.grad is not None)
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_one_cell_leaves_its_outputs_alone(name):
     c = case(name, n=1)
     raw = c.raw.float()

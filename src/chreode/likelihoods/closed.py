@@ -217,8 +217,9 @@ def _dense_gradients(
 ) -> Tensor | None:
     """Add the dense part to ``value`` and ``by_log_mu``; turn ``share`` into the gradient to the logits."""
     inverse = 1 / theta
-    rows, _ = next(blocks(share))
-    tilt = torch.zeros_like(share[rows]) if wanted[2] else None
+    # As large as a block; of no rows where there are no cells, as on a rank that owns none of a minibatch.
+    largest, _ = next(blocks(share), (slice(0, 0), []))
+    tilt = torch.zeros_like(share[largest]) if wanted[2] else None
     exact = _of_nearly_poisson(share, size, theta, weight) if wanted[2] else None
     # Threads share out rows: only sums along them leave each thread its own memory, so those over cells wait
     # for the end, and matrix-vector products, which share out columns, are avoided. Where cores have no
