@@ -97,6 +97,11 @@ class Layout:
     covariates: Mapping[str, Covariate] = field(default_factory=dict)
 
     @property
+    def width(self) -> int:
+        """Features of all modalities together."""
+        return sum(m.n_features for m in self.modalities.values())
+
+    @property
     def conditions(self) -> dict[str, Covariate]:
         """The covariates that condition a decoder: batch first, labels left out."""
         chosen = [c for c in self.covariates.values() if c.role != "label"]

@@ -81,9 +81,8 @@ def run(
     if found is not None:
         rank.restore(*found)
     if not rank.facts["finished"]:
-        width = sum(m.n_features for m in cells.layout.modalities.values())
         rounds = call.precision == "auto" and rounds_fast(fabric.device)
-        with threads_for(build.plan.minibatch * width), rounding(build.model, on=rounds):
+        with threads_for(build.plan.minibatch * cells.layout.width), rounding(build.model, on=rounds):
             if rank.number == 0:
                 warn_when_busy()
             rank.loop()

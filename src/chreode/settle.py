@@ -174,8 +174,7 @@ def infer_codes(
     from tqdm.auto import tqdm
 
     found: dict[str, list[Tensor]] = {name: [] for name in model.latents}
-    width = sum(m.n_features for m in cells.layout.modalities.values())
-    with frozen(model), threads_for(min(chunk, len(cells)) * width):
+    with frozen(model), threads_for(min(chunk, len(cells)) * cells.layout.width):
         for at in tqdm(range(0, len(cells), chunk), desc=show, disable=show is None, unit="chunk"):
             some = cells[slice(at, at + chunk)]
             if start is None:
