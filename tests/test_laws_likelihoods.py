@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from chreode.cells import CSR
 from chreode.errors import InputError
-from chreode.likelihoods import heads, sparse
+from chreode.likelihoods import counts, heads, sparse
 from chreode.likelihoods.closed import rising
 from chreode.likelihoods.counts import NegativeBinomialCounts
 
@@ -21,6 +21,16 @@ N, G = 7, 60
 COUNTS = ("nb", "poisson", "zinb")
 ALL = tuple(heads)
 WITH_PARAMETERS = ("nb", "zinb", "normal")
+
+
+@pytest.fixture(autouse=True, params=["fused", "passes"])
+def way(request: Any, monkeypatch: Any) -> str:
+    """Both ways to compute: compiled, and in PyTorch, as elsewhere than on the CPU."""
+    if request.param == "passes":
+        monkeypatch.setattr(counts, "_fused", lambda: None)
+    else:
+        assert counts._fused() is not None
+    return request.param
 
 
 @dataclass

@@ -15,7 +15,7 @@ __all__ = ["rising", "score_negative_binomial", "score_poisson", "score_zero_inf
 
 _LOG_LOST = -80.0
 # The size of a cell without counts: its logarithm and inverse must not meet 0 * inf.
-_NO_SIZE = 1e-20
+NO_SIZE = 1e-20
 # From this theta on the dense gradient to theta is a difference of nearly equal numbers.
 _NEARLY_POISSON = 1e4
 # Counts up to this one are looked up.
@@ -36,7 +36,7 @@ def score_poisson(
     Its dense part is :math:`-s`, as proportions sum to one; to the logits :math:`x - \rho \sum x`.
     """
     raw, size = inputs
-    logits, size = masked(raw, mask), size.clamp_min(_NO_SIZE)
+    logits, size = masked(raw, mask), size.clamp_min(NO_SIZE)
     share, log_total = shares(logits)
     x = entries.value
     log_mu = entries.pick(logits).add_(entries.of_rows(size.log() - log_total))
@@ -64,7 +64,7 @@ def score_negative_binomial(
     With :math:`e` the gradient to :math:`\log\mu`, that to the logits is :math:`e - \rho \sum e`.
     """
     raw, size, log_theta = inputs
-    logits, size = masked(raw, mask), size.clamp_min(_NO_SIZE)
+    logits, size = masked(raw, mask), size.clamp_min(NO_SIZE)
     share, log_total = shares(logits)
     theta = log_theta.exp()
     at, pull, slope = _at_counts(entries, logits, size.log() - log_total, theta, wanted)
@@ -93,7 +93,7 @@ def score_zero_inflated(
     its log probability.
     """
     raw, size, log_theta = inputs
-    size = size.clamp_min(_NO_SIZE)
+    size = size.clamp_min(NO_SIZE)
     logits = masked(raw[:, : len(log_theta)], mask).contiguous()
     # A copy, which becomes its own gradient. Clamped, its sigmoid never leaves float32.
     dropout = raw[:, len(log_theta) :].clamp(min=_LOG_LOST).contiguous()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
+import logging
+from functools import cache, partial
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -14,7 +15,11 @@ from chreode.likelihoods.closed import score_negative_binomial, score_poisson, s
 from chreode.likelihoods.sparse import NonZeros, log_prob, masked
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
     from chreode.cells import Measured
+    from chreode.likelihoods.closed import Scored
 
 __all__ = [
     "NegativeBinomial",
@@ -246,7 +251,7 @@ class NegativeBinomialCounts:
     def log_prob(self, measured: Measured) -> Float[Tensor, " n"]:
         """Log probability of each cell's counts, in nats."""
         entries = NonZeros.of(measured, mask=self._mask, like=self._raw)
-        score = partial(score_negative_binomial, entries, self._mask)
+        score = partial(_score_negative_binomial(self._raw), entries, self._mask)
         return log_prob(score, self._raw, self._size, self._log_theta)
 
     @property
@@ -326,6 +331,25 @@ class ZeroInflatedCounts:
         counts = _draw(self._kept, self._log_theta, generator)
         lost = torch.rand(counts.shape, generator=generator, dtype=counts.dtype, device=counts.device)
         return counts.masked_fill_(lost < torch.sigmoid(self._dropout.detach()), 0)
+
+
+def _score_negative_binomial(raw: Tensor) -> Callable[..., Scored]:
+    fused = _fused() if raw.device.type == "cpu" and raw.dtype == torch.float32 else None
+    return fused.score_negative_binomial if fused and fused.worth_it() else score_negative_binomial
+
+
+@cache
+def _fused() -> ModuleType | None:
+    """The compiled likelihoods: faster than PyTorch's passes, and never required."""
+    # Imported when needed: numba takes long to load and, once on a machine, to compile.
+    try:
+        from chreode.likelihoods import fused
+    except Exception as problem:
+        logging.getLogger(__name__).warning(
+            "The negative binomial could not be compiled, so training is slower: %s", problem
+        )
+        return None
+    return fused
 
 
 def _centre(bias: Tensor, total: Tensor) -> None:

@@ -44,18 +44,37 @@ class NonZeros:
         Type of ``value``.
     """
 
-    __slots__ = ("col", "crow", "flat", "shape", "value")
+    __slots__ = ("_csr", "_places", "crow", "shape", "value")
 
-    col: Int[Tensor, " nnz"]
-    flat: Int[Tensor, " nnz"]
+    crow: Int[Tensor, " rows"]
     value: Float[Tensor, " nnz"]
 
     def __init__(self, csr: CSR, dtype: torch.dtype) -> None:
-        self.shape = csr.shape
-        self.crow, self.col = csr.crow, csr.col.long()
-        starts = torch.arange(len(csr), device=csr.crow.device) * csr.width
-        self.flat = self.of_rows(starts).add_(self.col)
-        self.value = csr.value.to(dtype)
+        self._csr, self.shape, self.crow = csr, csr.shape, csr.crow
+        self.value = csr.value.to(dtype).contiguous()
+        self._places: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def narrow(self) -> Int[Tensor, " nnz"]:
+        """The feature of each, in 32 bits."""
+        return self._csr.col.int()
+
+    @property
+    def col(self) -> Int[Tensor, " nnz"]:
+        """The feature of each."""
+        return self._placed()[0]
+
+    @property
+    def flat(self) -> Int[Tensor, " nnz"]:
+        """The place of each in a dense matrix."""
+        return self._placed()[1]
+
+    def _placed(self) -> tuple[Tensor, Tensor]:
+        if self._places is None:
+            col = self._csr.col.long()
+            starts = torch.arange(self.shape[0], device=self.crow.device) * self.shape[1]
+            self._places = col, self.of_rows(starts).add_(col)
+        return self._places
 
     @classmethod
     def of(
@@ -86,7 +105,7 @@ class NonZeros:
 
     def of_rows(self, vector: Shaped[Tensor, " n"]) -> Shaped[Tensor, " nnz"]:
         """The value of each non-zero's cell."""
-        return repeat(vector, self.crow.diff(), len(self.col))
+        return repeat(vector, self.crow.diff(), len(self.value))
 
     def of_columns(self, vector: Float[Tensor, " g"]) -> Float[Tensor, " nnz"]:
         """The value of each non-zero's feature."""

@@ -1,0 +1,115 @@
+"""The compiled negative binomial: on any number of threads, without OpenMP, and where it cannot be had."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import chreode.likelihoods
+from chreode import openmp
+from chreode.cells import CSR
+from chreode.likelihoods import counts, fused, heads
+
+N, G = 11, 300
+
+WITHOUT = """
+import ctypes
+
+known = ctypes.CDLL
+def only_named(name, *rest, **others):
+    if name is None:
+        raise OSError("nothing found")
+    return known(name, *rest, **others)
+ctypes.CDLL = only_named
+
+import torch
+torch.set_num_threads(2)
+from chreode import openmp
+assert openmp.threads() == 1
+import test_fused
+torch.save(test_fused.gradients(), "{path}")
+"""
+
+
+def gradients() -> list[torch.Tensor]:
+    """Value, and gradients to outputs and inverse dispersions."""
+    generator = torch.Generator().manual_seed(0)
+    raw = torch.randn(N, G, generator=generator).requires_grad_()
+    x = torch.poisson(raw.detach().exp(), generator)
+    x[4] = 0
+    head = heads["nb"](G, init=torch.logspace(-2, 3, G))
+    value = head(raw, x.sum(1), None).log_prob(CSR.of(x.numpy()))
+    return [value.detach(), *torch.autograd.grad(value.sum(), [raw, head.log_theta])]
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("count", [2, 3, 16])
+def test_threads_share_out_the_cells(threads, count):
+    threads(1)
+    one = gradients()
+    threads(count)
+    several, again = gradients(), gradients()
+    assert all(torch.equal(a, b) for a, b in zip(several, again, strict=True))
+    assert torch.equal(one[0], several[0])
+    assert torch.equal(one[1], several[1])
+    torch.testing.assert_close(one[2], several[2])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PyTorch's OpenMP has GNU's entry on Linux only")
+def test_the_threads_are_those_of_pytorch(threads):
+    threads(2)
+    assert openmp.threads() == 2
+
+
+def test_without_openmp_one_thread_does_it(tmp_path):
+    path = tmp_path / "gradients.pt"
+    subprocess.run(
+        [sys.executable, "-c", WITHOUT.format(path=path)], check=True, cwd=__file__.rpartition("/")[0]
+    )
+    for one, other in zip(gradients(), torch.load(path, weights_only=True), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_what_cannot_be_compiled_is_said_and_done_without(monkeypatch, caplog):
+    want = gradients()
+    monkeypatch.setitem(sys.modules, "chreode.likelihoods.fused", None)
+    monkeypatch.delattr(chreode.likelihoods, "fused")
+    counts._fused.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        found = gradients()
+    counts._fused.cache_clear()
+    assert "could not be compiled" in caplog.text
+    for one, other in zip(want, found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_one_thread_of_many_is_not_worth_it(monkeypatch):
+    monkeypatch.setattr(fused, "threads", lambda: 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    raw = torch.zeros(1, 2)
+    assert counts._score_negative_binomial(raw) is counts.score_negative_binomial
+
+
+def test_outputs_that_are_no_numbers_give_no_number():
+    raw = torch.zeros(3, G)
+    raw[0, 5], raw[1, 7] = torch.nan, torch.inf
+    x = torch.ones(3, G)
+    value = heads["nb"](G)(raw, x.sum(1), None).log_prob(x)
+    assert value.isnan().tolist() == [True, True, False]
+
+
+def test_it_agrees_with_pytorch_from_the_smallest_to_the_largest():
+    x = torch.cat([-torch.logspace(-10, 2.2, 500), torch.zeros(1), torch.tensor([-1e30])])
+    out = torch.empty_like(x)
+    fused._exponentials(x.numpy(), torch.zeros(1).numpy()[0], out.numpy())
+    torch.testing.assert_close(out, x.exp(), rtol=3e-7, atol=1e-37)
