@@ -67,6 +67,7 @@ def ours(path: Path, *, epochs: int, device: str, precision: str = "auto") -> di
     # What training imports is loaded before, as it is on the other side: memory is that of the training.
     import anndata as ad
     import lightning_fabric  # noqa: F401
+    import numba  # noqa: F401
     import sklearn.decomposition
     import sklearn.neighbors  # noqa: F401
 
