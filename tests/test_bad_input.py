@@ -198,7 +198,7 @@ FITS = {
     "text file": (text_file, ["a file of another kind"]),
     "truncated file": (truncated_file, ["damaged or incomplete", "again"]),
     "other HDF5": (other_hdf5, ["'weights'", "write_h5ad"]),
-    "MuData": (mudata_file, ["MuData", "mdata['rna']"]),
+    "bare MuData": (mudata_file, ["MuData", "no tables in 'rna'"]),
     "incomplete 10x file": (incomplete_10x, ["without 'data'", "again"]),
     "empty folder": (empty_folder, ["a folder with none"]),
     "10x without barcodes": (tenx_without_barcodes, ["barcodes.tsv", "found none"]),

@@ -186,14 +186,9 @@ def test_a_feature_in_other_case_is_offered_alone():
 
 
 def test_other_objects_are_refused_by_name():
-    class MuData:
-        pass
-
     for source in (np.ones((3, 3)), pd.DataFrame({"a": [1]}), 3):
         with pytest.raises(InputError, match=r"Wrap a matrix as anndata\.AnnData"):
             read(source)
-    with pytest.raises(InputError, match="mdata"):
-        read(MuData())
     with pytest.raises(InputError, match="Expected like to be a fitted model"):
         read(good(), like=3)
 
@@ -283,7 +278,7 @@ def test_files_that_contradict_themselves(tmp_path, spoil, expected):
 def test_other_hdf5_files(tmp_path):
     with h5py.File(tmp_path / "a.h5mu", "w") as file:
         file.create_group("mod")
-    with pytest.raises(InputError, match="a MuData file"):
+    with pytest.raises(InputError, match="Expected a MuData file with a cell table"):
         read(tmp_path / "a.h5mu")
     with h5py.File(tmp_path / "b.h5", "w") as file:
         file.create_group("GRCh38/barcodes")

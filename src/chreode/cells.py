@@ -369,6 +369,16 @@ class Cells:
             return None
         return self.panels[modality][self.panel[modality]]
 
+    def only(self, *modalities: str) -> Cells:
+        """The same cells in some of their modalities."""
+        layout = replace(self.layout, modalities={m: self.layout.modalities[m] for m in modalities})
+
+        def some(values: Mapping[str, Any]) -> dict[str, Any]:
+            return {m: values[m] for m in modalities if m in values}
+
+        fields = ("measured", "size", "present", "panels", "panel")
+        return self.replace(layout=layout, **{name: some(getattr(self, name)) for name in fields})
+
     def numbered(self) -> Cells:
         """The same cells with codebook rows 0, 1, 2, ... and a layout that counts them."""
         layout = replace(self.layout, n_cells=len(self))

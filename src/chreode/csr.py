@@ -79,6 +79,14 @@ class CSR:
         narrow = self.col.dtype == torch.int32 and len(self.value) < 2**31
         return self.crow.device.type == "cpu" and narrow and self.value.dtype == torch.float32
 
+    def spread(self, rows: Int[Tensor, " r"], n: int) -> CSR:
+        """A matrix of ``n`` rows of which the given ones are these, and the others empty."""
+        order = rows.argsort()
+        here = self if torch.equal(order, torch.arange(len(rows))) else self.take(order)
+        counts = torch.zeros(n + 1, dtype=torch.int64)
+        counts[rows[order] + 1] = here.crow.diff()
+        return CSR(counts.cumsum(0), here.col, here.value, self.width)
+
     def to(self, device: torch.device | str) -> CSR:
         """The same matrix on another device."""
         return CSR(self.crow.to(device), self.col.to(device), self.value.to(device), self.width)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from chreode.errors import InputError
 from chreode.io.matrix import Matrix, from_parts
 from chreode.io.schema import listing, nearest
-from chreode.io.source import Field, Source, Table, text
+from chreode.io.source import Field, Source, Table, by_type, text, together
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["open_path"]
 
-GENE_EXPRESSION = "Gene Expression"
-READABLE = "an h5ad file, a 10x .h5 file, a 10x mtx folder or a zarr store"
+READABLE = "an h5ad or h5mu file, a 10x .h5 file, a 10x mtx folder or a zarr store"
 
 
 def open_path(path: Path, stack: ExitStack) -> Source:
@@ -53,8 +52,9 @@ def _open_file(path: Path, stack: ExitStack) -> Source:
     import h5py
 
     with path.open("rb") as file:
-        start = file.read(8)
-    if start != b"\x89HDF\r\n\x1a\n":
+        start = file.read(520)
+    # mudata writes a line of text before the HDF5 file proper.
+    if b"\x89HDF\r\n\x1a\n" not in (start[:8], start[512:]):
         what = "an empty file" if not start else f"a file of another kind ({path.suffix or 'no suffix'})"
         msg = f"Expected {READABLE}; found {what} at {path}. Convert it, or read it into an AnnData yourself."
         raise InputError(msg)
@@ -67,8 +67,10 @@ def _open_file(path: Path, stack: ExitStack) -> Source:
         )
         raise InputError(msg) from error
     keys = set(file.keys())
+    if "mod" in keys:
+        return _open_multi(file, str(path))
     if {"obs", "var"} <= keys:
-        return _open_group(file, str(path))
+        return by_type(_open_group(file, str(path)))
     if "matrix" in keys:
         return _open_10x(file["matrix"], str(path))
     genomes = [key for key in keys if "barcodes" in _inside(file[key])]
@@ -76,8 +78,6 @@ def _open_file(path: Path, stack: ExitStack) -> Source:
         return _open_10x(file[genomes[0]], str(path))
     if genomes:
         found = f"several genomes ({listing(sorted(genomes))}). Write one of them as h5ad"
-    elif "mod" in keys:
-        found = "a MuData file. Write one of its modalities as h5ad: mdata['rna'].write_h5ad(...)"
     else:
         found = f"an HDF5 file with {listing(sorted(keys))}. Write it with anndata: adata.write_h5ad(...)"
     msg = f"Expected {READABLE}; found at {path} {found}."
@@ -102,16 +102,42 @@ def _open_folder(path: Path) -> Source:
             # each zarr version has errors of its own for this
             msg = f"Expected a zarr store at {path}; found a damaged one ({error}). Copy it again."
             raise InputError(msg) from error
+        if "mod" in keys:
+            return _open_multi(group, str(path))
         if not {"obs", "var"} <= keys:
             msg = (
                 f"Expected a zarr store written by anndata at {path}; found one with {listing(sorted(keys))}."
             )
             raise InputError(msg + " Write it with adata.write_zarr(...).")
-        return _open_group(group, str(path))
+        return by_type(_open_group(group, str(path)))
     if any(name.endswith((".mtx", ".mtx.gz")) for name in inside):
         return _open_mtx(path, inside)
     msg = f"Expected {READABLE}; found a folder with {listing(inside)} at {path}. Name the file in it."
     raise InputError(msg)
+
+
+def _open_multi(root: Any, name: str) -> Source:
+    """What mudata wrote: modalities under ``mod``, each as anndata writes one."""
+    axis = int(dict(root.attrs).get("axis", 0))
+    if axis != 0:
+        msg = (
+            f"Expected modalities of the same cells in {name}; found a MuData of axis {axis}, whose features "
+            "are shared. Write each modality as h5ad, and read them together: chreode.read({'a': ..., ...})."
+        )
+        raise InputError(msg)
+    group = root["mod"]
+    order = [str(m) for m in dict(group.attrs).get("mod-order", ())]
+    names = [*(m for m in order if m in group), *(m for m in group if m not in order)]
+    bare = [m for m in names if not {"obs", "var"} <= set(group[m].keys())]
+    if "obs" not in root or bare or not names:
+        msg = (
+            f"Expected a MuData file with a cell table and modalities at {name}; found "
+            f"{f'no tables in {listing(bare)}' if bare else 'some of it missing'}. Write it again with "
+            "mdata.write(...)."
+        )
+        raise InputError(msg)
+    cells = _table(root["obs"], f"the cell table of {name}")
+    return together(name, cells, {m: _open_group(group[m], f"{m} of {name}") for m in names})
 
 
 def _open_group(root: Any, name: str) -> Source:
@@ -205,8 +231,7 @@ def _open_10x(group: Any, name: str) -> Source:
 
 
 def _of_10x(name: str, barcodes: np.ndarray, features: Table, matrix: Matrix) -> Source:
-    """Genes only, where a file holds other features too."""
-    messages: tuple[str, ...] = ()
+    """One modality for each type of features."""
     if len(barcodes) != matrix.shape[0] or len(features) != matrix.shape[1]:
         msg = (
             f"Expected {name} to name all of its {matrix.shape[0]:,} cells and {matrix.shape[1]:,} "
@@ -215,19 +240,7 @@ def _of_10x(name: str, barcodes: np.ndarray, features: Table, matrix: Matrix) ->
             "mixed."
         )
         raise InputError(msg)
-    if "feature_type" in features.columns:
-        kinds = features.column("feature_type").to_numpy()
-        genes = kinds == GENE_EXPRESSION
-        if genes.any() and not genes.all():
-            others = sorted({str(kind) for kind in kinds[~genes]})
-            messages = (
-                f"{int((~genes).sum()):,} features that are not genes ({listing(others)}) were left out.",
-            )
-            columns = {c: features.column(c).to_numpy()[genes] for c in features.columns}
-            features = Table.of_columns(features.names[genes], columns)
-            matrix = matrix.only(genes)
-    cells = Table(barcodes)
-    return Source(name, cells, features, {"X": lambda: Field(matrix, features)}, messages)
+    return by_type(Source(name, Table(barcodes), features, {"X": lambda: Field(matrix, features)}))
 
 
 def _open_mtx(path: Path, inside: list[str]) -> Source:

@@ -76,6 +76,10 @@ class Matrix:
 
     def only(self, kept: np.ndarray) -> Matrix:
         """The same matrix with some of its features (a mask)."""
+        if self._kept is not None:
+            every = self._kept.copy()
+            every[self._kept] = kept
+            kept = every
         return Matrix(self._stored, order=self.order, cuts=self._cuts, part=self._part, kept=kept)
 
     def blocks(self) -> Iterator[Block]:

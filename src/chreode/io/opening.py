@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,8 +14,7 @@ from chreode.cells import CSR, Cells
 from chreode.errors import InputError
 from chreode.io.files import open_path
 from chreode.io.matrix import Matrix
-from chreode.io.schema import listing
-from chreode.io.source import Field, Source, Table
+from chreode.io.source import Field, Part, Source, Table, by_type, together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,7 +26,9 @@ __all__ = ["open_source"]
 
 @contextmanager
 def open_source(source: object) -> Iterator[Source]:
-    """Open an AnnData, `Cells`, an h5ad or 10x file, a 10x mtx folder or a zarr store; close it afterwards.
+    """Open an AnnData, MuData, `Cells`, an h5ad, h5mu or 10x file, a 10x mtx folder or a zarr store.
+
+    It is closed afterwards.
 
     Raises
     ------
@@ -42,17 +44,30 @@ def open_source(source: object) -> Iterator[Source]:
         return
     import anndata
 
-    if not isinstance(source, anndata.AnnData):
-        remedy = "Give mdata['rna'], one modality of it." if type(source).__name__ == "MuData" else (
-            "Wrap a matrix as anndata.AnnData(matrix, obs=..., var=...)."
-        )  # fmt: skip
+    if isinstance(source, anndata.AnnData):
+        yield by_type(_anndata_source(source))
+        return
+    if type(source).__name__ == "MuData" and hasattr(source, "mod"):
+        yield _mudata_source(source)
+        return
+    msg = (
+        "Expected an AnnData, a MuData or the path of an h5ad or h5mu file, a 10x .h5 file, a 10x mtx folder "
+        f"or a zarr store; found {type(source).__module__.partition('.')[0]}.{type(source).__name__}. Wrap a "
+        "matrix as anndata.AnnData(matrix, obs=..., var=...)."
+    )
+    raise InputError(msg)
+
+
+def _mudata_source(mdata: Any) -> Source:
+    name = f"MuData of {mdata.n_obs:,} cells"
+    if getattr(mdata, "axis", 0) != 0:
         msg = (
-            "Expected an AnnData or the path of an h5ad file, a 10x .h5 file, a 10x mtx folder or a zarr "
-            "store; "
-            f"found {type(source).__module__.partition('.')[0]}.{type(source).__name__}. {remedy}"
+            f"Expected modalities of the same cells; found a MuData of axis {mdata.axis}, whose features are "
+            "shared. Read its modalities together: chreode.read(dict(mdata.mod))."
         )
         raise InputError(msg)
-    yield _anndata_source(source)
+    parts = {m: replace(_anndata_source(adata), name=f"{m} of {name}") for m, adata in mdata.mod.items()}
+    return together(name, Table.of(mdata.obs), parts)
 
 
 def _anndata_source(adata: AnnData) -> Source:
@@ -82,17 +97,23 @@ def _has_main(adata: AnnData) -> bool:
 
 def _cells_source(cells: Cells) -> Source:
     """Cells that were read before, to be matched with another model."""
-    modality, measured = next(iter(cells.measured.items()), (None, None))
-    if modality is None or len(cells.measured) > 1 or cells.panels:
+    if not cells.measured or cells.panels:
         msg = (
-            "Expected Cells of one modality that was measured in full; found "
-            f"{listing(cells.measured)}{' in panels' if cells.panels else ''}. Read from the file instead."
+            "Expected Cells with their counts that were measured in full; found "
+            f"{'panels' if cells.panels else 'none'}. Read from the file instead."
         )
         raise InputError(msg)
-    known = cells.layout.modalities[modality]
-    symbols = {"symbol": np.asarray(known.symbols, dtype=object)} if known.symbols else {}
-    features = Table.of_columns(np.asarray(known.names, dtype=object), symbols)
-    matrix = measured.scipy() if isinstance(measured, CSR) else np.asarray(measured)
     obs = {column: cells.level_names(column) for column in cells.layout.covariates}
-    fields = {"X": lambda: Field(Matrix.of(matrix, where="the counts"), features)}
-    return Source(cells.reading.source, Table.of_columns(cells.names, obs), features, fields)
+    table = Table.of_columns(cells.names, obs)
+    parts = {}
+    for modality, measured in cells.measured.items():
+        known = cells.layout.modalities[modality]
+        symbols = {"symbol": np.asarray(known.symbols, dtype=object)} if known.symbols else {}
+        features = Table.of_columns(np.asarray(known.names, dtype=object), symbols)
+        rows = cells.present[modality].nonzero().squeeze(1).numpy()
+        matrix = measured.scipy() if isinstance(measured, CSR) else np.asarray(measured)
+        matrix = matrix if len(rows) == len(cells) else matrix[rows]
+        field = Field(Matrix.of(matrix, where=f"the values of {modality}"), features)
+        source = Source(cells.reading.source, table.only(rows), features, {"X": lambda field=field: field})
+        parts[modality] = Part(source, None if len(rows) == len(cells) else rows)
+    return Source(cells.reading.source, table, parts=parts)

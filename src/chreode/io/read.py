@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 
-from chreode.axes import Tensor
-from chreode.cells import CSR, Cells, Layout, Modality, Reading
+from chreode.cells import Cells, Layout, Reading
 from chreode.errors import InputError
 from chreode.io.columns import Column, learn, reuse
-from chreode.io.features import by_column, by_deviance, by_name
-from chreode.io.gather import Room, gather, gather_dense
-from chreode.io.match import match
+from chreode.io.gather import Room
+from chreode.io.join import join
+from chreode.io.modality import Read, absent, learn_modality, reuse_modality
 from chreode.io.opening import open_source
 from chreode.io.schema import Schema, listing
-from chreode.io.survey import EXACT, Survey, survey
+from chreode.io.source import MODALITY, Part
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Sequence
 
     from anndata import AnnData
+    from mudata import MuData
 
-    from chreode.io.source import Field, Source
+    from chreode.io.source import Source
 
 __all__ = ["Fitted", "read"]
-
-MODALITY = "rna"
-DENSE = 16 << 20
-"""Bytes up to which continuous values are held dense however many are zero."""
 
 
 @runtime_checkable
@@ -44,17 +40,22 @@ class Fitted(Protocol):
 
 
 def read(
-    source: str | os.PathLike[str] | AnnData | Cells,
+    source: str | os.PathLike[str] | AnnData | MuData | Cells | Mapping[str, Any],
     *,
-    counts: str | None = None,
+    counts: str | Mapping[str, str | None] | None = None,
     batch: str | None = None,
     label: str | None = None,
     covariates: str | Sequence[str] = (),
-    features: str | Iterable[str] | int | None = None,
-    values: str = "counts",
+    features: str | Iterable[str] | int | Mapping[str, Any] | None = None,
+    values: str | Mapping[str, str] = "counts",
+    modalities: str | Sequence[str] = (),
     like: Fitted | None = None,
 ) -> Cells:
-    """Read cells from an AnnData, a file or a folder; nothing in the source is changed.
+    """Read cells from an AnnData, a MuData, a file or a folder; nothing in the source is changed.
+
+    Several modalities are read from a MuData, and from an AnnData or a 10x file whose ``feature_types`` say
+    so (``rna``, ``atac``, ``prot``). A cell that a modality lacks, or that has no count in it, was not
+    measured in it. Of several modalities, one that holds zeros and ones alone is binary.
 
     Files are read in blocks and never made dense. When the non-zeros would take more than half of the
     memory available, they are put in temporary files that are mapped to memory and disappear with the cells.
@@ -62,12 +63,14 @@ def read(
     Parameters
     ----------
     source
-        An AnnData, the path of an h5ad file, of a 10x ``.h5`` file (Cell Ranger 2 or 3), of a 10x folder
-        (``matrix.mtx``, ``features.tsv`` or ``genes.tsv``, ``barcodes.tsv``, gzipped or not) or of a zarr
-        store; or `Cells` that were read before. (A view of a backed AnnData is loaded; give its file to
-        have it read in blocks.)
+        An AnnData or MuData, the path of an h5ad or h5mu file, of a 10x ``.h5`` file (Cell Ranger 2 or 3),
+        of a 10x folder (``matrix.mtx``, ``features.tsv`` or ``genes.tsv``, ``barcodes.tsv``, gzipped or
+        not) or of a zarr store; or `Cells` that were read before. (A view of a backed AnnData is loaded; give
+        its file to have it read in blocks.) Or several of these by name: they are joined by the names of
+        their features, those that one lacks are masked in its cells, and ``batch="source"`` tells them apart.
     counts
-        Layer that holds the values, ``"raw"`` for ``adata.raw``; ``X`` by default.
+        Layer that holds the values, ``"raw"`` for ``adata.raw``; ``X`` by default. Of several modalities, one
+        for each: ``{"rna": "counts"}``; so with ``features`` and ``values``.
     batch
         Column of the experimental batch, known for every cell.
     label
@@ -80,6 +83,9 @@ def read(
         many of the most variable ones by deviance within batches; all by default.
     values
         ``counts`` (0, 1, 2, ...), ``binary`` (0 and 1) or ``continuous`` (anything finite).
+    modalities
+        Those to read; all by default. Of a source that does not say what it holds, its name (``rna`` by
+        default).
     like
         A model (or `Cells`): its features, levels and scales are reused, so that the cells can be projected.
         Features are matched by name, then by symbol, then with Ensembl versions left out; those missing are
@@ -102,9 +108,17 @@ def read(
     Cells(700 cells, rna: 765 features (counts), label 'bulk_labels' (10 levels))
     """
     schema = Schema.of(
-        counts=counts, batch=batch, label=label, covariates=covariates, features=features, values=values
+        counts=counts,
+        batch=batch,
+        label=label,
+        covariates=covariates,
+        features=features,
+        values=values,
+        modalities=modalities,
     )
-    cells = _read(source, schema, like=like)
+    cells = (
+        _several(source, schema, like) if isinstance(source, Mapping) else _read(source, schema, like=like)
+    )
     if cells is not source:
         for message in cells.reading.messages:
             logging.getLogger(__name__).warning(message)
@@ -112,9 +126,17 @@ def read(
 
 
 def _read(
-    source: object, schema: Schema, *, like: Fitted | None = None, memory_limit: int | None = None
+    source: object,
+    schema: Schema,
+    *,
+    like: Fitted | None = None,
+    memory_limit: int | None = None,
+    alone: bool = True,
 ) -> Cells:
-    """`read` with the arguments checked, and a limit in bytes of memory for the non-zeros."""
+    """`read` with the arguments checked, and a limit in bytes of memory for the non-zeros.
+
+    A source that is not ``alone`` may lack modalities that something is asked of.
+    """
     if like is not None and not isinstance(like, Fitted):
         msg = (
             f"Expected like to be a fitted model or Cells; found {type(like).__name__}. Load a model with "
@@ -125,218 +147,192 @@ def _read(
         return source
     room = Room(memory_limit)
     with open_source(source) as opened:
+        if alone:
+            schema.refuse_unknown(opened.parts or schema.modalities or [MODALITY], opened.name)
         if like is None:
             return _learn(opened, schema, room)
         return _reuse(opened, schema, like, room)
 
 
-class Chosen(NamedTuple):
-    """Where each feature of the source goes, and what the modality is then."""
+def _several(sources: Mapping[str, Any], schema: Schema, like: Fitted | None) -> Cells:
+    """Several sources as one, told apart by the column "source"."""
+    if not sources:
+        msg = "Expected sources by name; found an empty dictionary. Give {'a': path, 'b': path}."
+        raise InputError(msg)
+    within = schema
+    roles = [name for name, _ in schema.roles]
+    if "source" in roles:
+        batch, label = (None if name == "source" else name for name in (schema.batch, schema.label))
+        others = tuple(name for name in schema.covariates if name != "source")
+        within = replace(schema, batch=batch, label=label, covariates=others)
+    read = {str(name): _read(one, within, like=like, alone=False) for name, one in sources.items()}
+    schema.refuse_unknown({m for one in read.values() for m in one.layout.modalities}, listing(sources))
+    trained = like.layout.covariates.get("source") if like else None
+    role = trained.role if trained else dict(schema.roles).get("source")
+    return join(read, role=role, like=like.layout if like else None, schema=schema)
 
-    target: np.ndarray
-    modality: Modality
-    messages: tuple[str, ...] = ()
-    missing: int = 0
-    unknown: int = 0
+
+def _parts(source: Source, schema: Schema) -> dict[str, Part]:
+    """The modalities that are asked for."""
+    if not source.parts:
+        # What a source of one modality holds, only the user can say.
+        if len(schema.modalities) > 1:
+            msg = (
+                f"Expected one modality of {source.name}, which does not say that it has several; found "
+                f"{listing(schema.modalities)}. Name one, or add a column 'feature_types' to its features."
+            )
+            raise InputError(msg)
+        return {(*schema.modalities, MODALITY)[0]: Part(source)}
+    wanted = [name for name in schema.modalities or source.parts if name in source.parts]
+    if len(wanted) > 1 and schema.features is not None and not isinstance(schema.features, Mapping):
+        msg = (
+            f"Expected features by modality, of {listing(wanted)}; found {schema.features!r} for all. Give "
+            f"features={{{wanted[0]!r}: ...}}."
+        )
+        raise InputError(msg)
+    return {name: source.parts[name] for name in wanted}
 
 
 def _learn(source: Source, schema: Schema, room: Room) -> Cells:
     """Read cells to train on: features, levels and scales are taken from them."""
-    field = source.field(schema.counts)
-    _refuse_names(source, field)
+    parts = _parts(source, schema)
+    n = len(source.cells)
     columns = [learn(source, name, role=role) for name, role in schema.roles]
-    fixed = None if isinstance(schema.features, int) else _choose(source, field, schema)
-    survey_ = survey(field, source, key=schema.counts or "X", values=schema.values)
-    group = next((c.values.numpy() for c in columns if c.covariate.role == "batch"), None)
-    chosen = fixed or _most_variable(field, schema, survey_, group)
-    if not survey_.by_feature[chosen.target >= 0].any():
-        msg = (
-            f"Expected values in the {chosen.modality.n_features:,} chosen features; found nothing but zeros."
-        )
-        raise InputError(msg + " Choose other features.")
-    return _cells(source, field, schema, columns, chosen, survey_, room)
+    batch = next((c.values for c in columns if c.covariate.role == "batch"), None)
+    read = {
+        name: learn_modality(part, schema.of_modality(name), room, batch=batch, one_of=len(parts), n=n)
+        for name, part in parts.items()
+    }
+    return _cells(source, schema, columns, read, room)
 
 
 def _reuse(source: Source, schema: Schema, like: Fitted, room: Room) -> Cells:
     """Read cells for a model: features, levels and scales are the model's."""
-    (name, modality), *others = like.layout.modalities.items()
-    if others or name != MODALITY:
-        msg = (
-            f"Expected a model of one modality called {MODALITY!r}; found {listing(like.layout.modalities)}."
-        )
-        raise InputError(msg)
+    known = like.layout.modalities
     asked = {"batch": schema.batch, "label": schema.label}
-    schema, said = _inherited(schema, source, like)
-    field = source.field(schema.counts)
-    _refuse_names(source, field)
+    schema, parts, said = _inherited(schema, source, like)
     columns = [reuse(source, c, column=asked.get(c.role)) for c in like.layout.covariates.values()]
-    matched = match(field, modality)
-    survey_ = survey(field, source, key=schema.counts or "X", values=schema.values)
-    chosen = Chosen(
-        matched.target,
-        modality,
-        said + matched.messages,
-        int((~matched.found).sum()),
-        int((matched.target < 0).sum()),
-    )
-    cells = _cells(source, field, schema, columns, chosen, survey_, room)
-    if matched.found.all():
-        return cells
-    panels = {MODALITY: torch.from_numpy(matched.found)[None]}
-    return cells.replace(panels=panels, panel={MODALITY: torch.zeros(len(cells), dtype=torch.int64)})
+    n, read = len(source.cells), {}
+    for name, modality in known.items():
+        if name not in parts:
+            said += (
+                f"No cell was measured in {name}, which the model knows: what is there says where they are.",
+            )
+            read[name] = absent(modality, n)
+            continue
+        one = schema.of_modality(name)
+        read[name] = reuse_modality(parts[name], one, modality, room, one_of=len(known), n=n)
+    cells = _cells(source, schema, columns, read, room, said=said)
+    panels = {name: one.found[None] for name, one in read.items() if one.found is not None}
+    return cells.replace(panels=panels, panel={name: torch.zeros(n, dtype=torch.int64) for name in panels})
 
 
-def _inherited(schema: Schema, source: Source, like: Fitted) -> tuple[Schema, tuple[str, ...]]:
-    """The model's schema, changed where this call names another field."""
+def _inherited(
+    schema: Schema, source: Source, like: Fitted
+) -> tuple[Schema, dict[str, Part], tuple[str, ...]]:
+    """The model's schema, changed where this call names another field, and the modalities it can use."""
     if schema.covariates or schema.features is not None:
         msg = "Expected the model to say which covariates and features are read; found them given with like=."
         raise InputError(msg + " Leave covariates and features out.")
-    kind = like.layout.modalities[MODALITY].kind
-    if schema.values not in ("counts", kind):
+    known = like.layout.modalities
+    if not source.parts and not schema.modalities:
+        schema = replace(schema, modalities=(MODALITY if MODALITY in known else next(iter(known)),))
+    parts = _parts(source, schema)
+    said: list[str] = []
+    if others := [name for name in parts if name not in known]:
+        said.append(f"{listing(others)} was left out, which the model does not know.")
+    parts = {name: part for name, part in parts.items() if name in known}
+    if not parts:
         msg = (
-            f"Expected values={kind!r}, as the model was trained; found {schema.values!r}. Leave values out."
+            f"Expected a modality that the model knows ({listing(known)}); found {listing(others)} in "
+            f"{source.name}. Name what it holds with modalities=..."
         )
         raise InputError(msg)
-    said: list[str] = []
-    changes: dict[str, str | None] = {}
-    for role, column in (("batch", schema.batch), ("label", schema.label)):
-        known = next((c.column for c in like.layout.covariates.values() if c.role == role), None)
-        changes[role] = column or known
-        if column and known is None:
-            changes[role] = None
-            said.append(f"The model knows no {role}: column {column!r} was not read.")
-    trained = like.reading.schema.get("counts")
-    counts = schema.counts or trained
-    if schema.counts is None and trained not in (None, *source.fields) and list(source.fields) == ["X"]:
-        counts = None
-        said.append(f"The model was trained on layer {trained!r}; here there is only X, which was read.")
-    known = tuple(c.column for c in like.layout.covariates.values() if c.role == "covariate")
-    given = replace(
-        schema, counts=counts, covariates=known, values=kind, batch=changes["batch"], label=changes["label"]
-    )
-    return given, tuple(said)
-
-
-def _choose(source: Source, field: Field, schema: Schema) -> Chosen:
-    """All features, those a column marks, or those named."""
-    every = np.arange(len(field.features))
-    if isinstance(schema.features, str):
-        every = by_column(field, schema.features, also=source.features)
-    elif isinstance(schema.features, tuple):
-        every = by_name(field, schema.features)
-    return _kept(field, schema, every)
-
-
-def _most_variable(field: Field, schema: Schema, found: Survey, group: np.ndarray | None) -> Chosen:
-    """The most variable features by deviance."""
-    keep = schema.features if isinstance(schema.features, int) else 0
-    g = len(field.features)
-    if schema.values != "counts":
-        msg = f"Expected counts to find the most variable features; found values={schema.values!r}."
-        raise InputError(msg + " Give a column of the feature table or a list of names.")
-    group = np.zeros(len(found.total), dtype=np.int64) if group is None else group
-    chosen = _kept(field, schema, by_deviance(field.matrix, keep, total=found.total, group=group))
-    return chosen if keep <= g else chosen._replace(
-        messages=(f"{keep:,} features were asked for; the source has {g:,}, which were all kept.",)
-    )  # fmt: skip
-
-
-def _kept(field: Field, schema: Schema, kept: np.ndarray) -> Chosen:
-    target = np.full(len(field.features), -1, dtype=np.int64)
-    target[kept] = np.arange(len(kept))
-    symbols = () if field.symbols is None else tuple(field.symbols[kept].tolist())
-    return Chosen(target, Modality(tuple(field.features.names[kept].tolist()), schema.values, symbols))
-
-
-def _refuse_names(source: Source, field: Field) -> None:
-    """Refuse an empty matrix and names borne twice."""
-    n, g = len(source.cells), len(field.features)
-    if not n or not g:
-        msg = (
-            f"Expected at least one cell and one feature in {source.name}; found {n:,} cells x {g:,} "
-            "features."
-        )
-        raise InputError(msg + " Check how it was filtered.")
-    unique = [column for column, v in field.features.aliases(_ID_COLUMNS).items() if len(set(v)) == len(v)]
-    by_id = f"adata.var_names = adata.var[{unique[0]!r}]" if unique else "adata.var_names_make_unique()"
-    for what, names, remedy in (
-        ("cell", source.cells.names, "adata.obs_names_make_unique()"),
-        ("feature", field.features.names, by_id),
-    ):
-        seen, times = np.unique(names.astype(str), return_counts=True)
-        if len(seen) < len(names):
-            twice = seen[times > 1]
+    kinds = {name: m.kind for name, m in known.items()}
+    for name in parts:
+        found = schema.of_modality(name).values
+        if found not in ("counts", kinds[name]):
             msg = (
-                f"Expected every {what} name once in {source.name}; found {len(twice):,} more than once "
-                f"({listing(twice, limit=3)}). Call {remedy} first."
+                f"Expected values={kinds[name]!r}, as the model was trained; found {found!r}. Leave values "
+                "out."
             )
             raise InputError(msg)
+    changes: dict[str, str | None] = {}
+    for role, column in (("batch", schema.batch), ("label", schema.label)):
+        trained = next((c.column for c in like.layout.covariates.values() if c.role == role), None)
+        changes[role] = column or trained
+        if column and trained is None:
+            changes[role] = None
+            said.append(f"The model knows no {role}: column {column!r} was not read.")
+    counts, more = _layers(schema, parts, like)
+    covariates = tuple(c.column for c in like.layout.covariates.values() if c.role == "covariate")
+    given = replace(
+        schema,
+        counts=counts,
+        covariates=covariates,
+        values=kinds,
+        batch=changes["batch"],
+        label=changes["label"],
+    )
+    return given, parts, (*said, *more)
 
 
-_ID_COLUMNS = ("gene_ids", "gene_id", "ensembl_id", "feature_id")
+def _layers(
+    schema: Schema, parts: Mapping[str, Part], like: Fitted
+) -> tuple[dict[str, str | None], tuple[str, ...]]:
+    """The layer of each modality: the one named here, or the one that training read."""
+    trained = Schema.from_json(like.reading.schema) if like.reading.schema else Schema()
+    layers: dict[str, str | None] = {}
+    said: tuple[str, ...] = ()
+    for name, part in parts.items():
+        here: Any = schema.of_modality(name).counts
+        then: Any = trained.of_modality(name).counts
+        layers[name] = here or then
+        fields = list(part.source.fields)
+        if here is None and then not in (None, *fields) and fields == ["X"]:
+            layers[name] = None
+            said += (f"The model was trained on layer {then!r}; here there is only X, which was read.",)
+    return layers, said
 
 
 def _cells(
     source: Source,
-    field: Field,
     schema: Schema,
     columns: list[Column],
-    chosen: Chosen,
-    found: Survey,
+    read: Mapping[str, Read],
     room: Room,
+    *,
+    said: tuple[str, ...] = (),
 ) -> Cells:
-    measured, size = _measure(field, chosen, found, room)
     n = len(source.cells)
-    said = [*source.messages, *chosen.messages, *(m for column in columns for m in column.messages)]
-    if schema.values == "counts" and found.largest > EXACT:
-        said.append(
-            f"Counts above {EXACT:,} (the largest is {found.largest:,.0f}) are rounded to 32-bit floats."
-        )
-    if schema.values != "continuous":
-        said += _empty(source, size)
+    messages = [*source.messages, *said]
+    messages += [m for one in read.values() for m in one.messages]
+    messages += [m for column in columns for m in column.messages]
     if room.spilled:
-        said.append(
+        messages.append(
             f"{room.spilled / 1e6:,.1f} MB of values exceed the memory set aside and were put on disk."
         )
     covariates = {column.covariate.column: column for column in columns}
     return Cells(
-        Layout(n, {MODALITY: chosen.modality}, {name: c.covariate for name, c in covariates.items()}),
+        Layout(
+            n,
+            {name: one.modality for name, one in read.items()},
+            {name: c.covariate for name, c in covariates.items()},
+        ),
         names=source.cells.names,
-        measured={MODALITY: measured},
-        size={MODALITY: size},
+        measured={name: one.measured for name, one in read.items()},
+        size={name: one.size for name, one in read.items()},
+        present={name: one.present for name, one in read.items()},
         covariates={name: c.values for name, c in covariates.items()},
         reading=Reading(
             source=source.name,
             schema=schema.to_json(),
-            messages=tuple(said),
-            n_source_features=len(field.features),
-            missing=chosen.missing,
-            unknown=chosen.unknown,
+            messages=tuple(messages),
+            n_source_features=sum(one.n_source_features for one in read.values()),
+            missing=sum(one.missing for one in read.values()),
+            unknown=sum(one.unknown for one in read.values()),
         ),
     )
-
-
-def _measure(field: Field, chosen: Chosen, found: Survey, room: Room) -> tuple[CSR | Tensor, Tensor]:
-    """The values, and the size factors."""
-    width, n = chosen.modality.n_features, field.matrix.shape[0]
-    nnz = int(found.by_feature[chosen.target >= 0].sum())
-    if chosen.modality.kind == "continuous":
-        if 2 * nnz >= n * width or 4 * n * width <= DENSE:
-            return gather_dense(field.matrix, target=chosen.target, width=width, room=room), torch.ones(n)
-        csr, _ = gather(field.matrix, target=chosen.target, width=width, nnz=nnz, room=room)
-        return csr, torch.ones(n)
-    return gather(field.matrix, target=chosen.target, width=width, nnz=nnz, room=room)
-
-
-def _empty(source: Source, size: Tensor) -> list[str]:
-    empty = (size == 0).numpy()
-    if not empty.any():
-        return []
-    number = int(empty.sum())
-    return [
-        f"{number:,} of {len(empty):,} cells have no count in the features read (first: "
-        f"{listing(source.cells.names[empty][:3])}): they are kept and get a code at the prior's mode."
-    ]
 
 
 def _same(one: Layout, other: Layout) -> bool:

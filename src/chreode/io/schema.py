@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast, get_args
 
 import numpy as np
 
@@ -14,9 +15,19 @@ from chreode.errors import InputError
 if TYPE_CHECKING:
     from chreode.cells import Role
 
-__all__ = ["Schema", "Values", "listing", "nearest"]
+__all__ = ["Asked", "Schema", "Values", "listing", "nearest"]
 
 Values = Literal["counts", "binary", "continuous"]
+Features = str | tuple[str, ...] | int | None
+T = TypeVar("T")
+
+
+class Asked(NamedTuple):
+    """The layer, the features and the kind of values of one modality."""
+
+    counts: str | None
+    features: Features
+    values: Values
 
 
 @dataclass(frozen=True)
@@ -26,34 +37,38 @@ class Schema:
     Parameters
     ----------
     counts
-        Layer that holds the values, ``"raw"`` for ``adata.raw``, None for ``X``.
+        Layer that holds the values, ``"raw"`` for ``adata.raw``, None for ``X``; or one by modality.
     batch, label
         Columns of the cell table in these roles.
     covariates
         Further columns that condition a decoder.
     features
-        None for all, a boolean column of the feature table, names, or how many.
+        None for all, a boolean column of the feature table, names, or how many; or one by modality.
     values
-        What the values are.
+        What the values are; or one by modality.
+    modalities
+        Those that are read; empty for all.
     """
 
-    counts: str | None = None
+    counts: str | Mapping[str, str | None] | None = None
     batch: str | None = None
     label: str | None = None
     covariates: tuple[str, ...] = ()
-    features: str | tuple[str, ...] | int | None = None
-    values: Values = "counts"
+    features: Features | Mapping[str, Features] = None
+    values: Values | Mapping[str, Values] = "counts"
+    modalities: tuple[str, ...] = ()
 
     @classmethod
     def of(
         cls,
         *,
-        counts: str | None = None,
+        counts: str | Mapping[str, str | None] | None = None,
         batch: str | None = None,
         label: str | None = None,
         covariates: str | Sequence[str] = (),
-        features: str | Iterable[str] | int | None = None,
-        values: str = "counts",
+        features: str | Iterable[str] | int | Mapping[str, Any] | None = None,
+        values: str | Mapping[str, str] = "counts",
+        modalities: str | Sequence[str] = (),
     ) -> Schema:
         """Check the arguments' types and bring them to plain values.
 
@@ -63,15 +78,22 @@ class Schema:
             For a name that is not text, a column in two roles, a number of features below one, or values
             of an unknown kind.
         """
-        for argument, name in {"counts": counts, "batch": batch, "label": label}.items():
+        for argument, name in {"batch": batch, "label": label}.items():
             _text(name, argument, optional=True)
         columns = (covariates,) if isinstance(covariates, str) else tuple(covariates)
-        for name in columns:
-            _text(name, "covariates")
-        if values not in get_args(Values):
-            msg = f"Expected values to be one of {', '.join(get_args(Values))}; found {values!r}."
-            raise InputError(msg)
-        schema = cls(counts, batch, label, columns, _features(features), cast("Values", values))
+        chosen = (modalities,) if isinstance(modalities, str) else tuple(modalities)
+        for argument, names in {"covariates": columns, "modalities": chosen}.items():
+            for name in names:
+                _text(name, argument)
+        schema = cls(
+            _each(counts, lambda value: _text(value, "counts", optional=True)),
+            batch,
+            label,
+            columns,
+            _each(features, _features),
+            _each(values, _values),
+            chosen,
+        )
         schema._refuse_two_roles()
         return schema
 
@@ -85,10 +107,37 @@ class Schema:
         ]
         return [(column, role) for column, role in named if column is not None]
 
+    def of_modality(self, name: str) -> Asked:
+        """What is asked of one modality."""
+        return Asked(
+            self.counts.get(name) if isinstance(self.counts, Mapping) else self.counts,
+            self.features.get(name) if isinstance(self.features, Mapping) else self.features,
+            self.values.get(name, "counts") if isinstance(self.values, Mapping) else self.values,
+        )
+
+    def refuse_unknown(self, known: Iterable[str], where: str) -> None:
+        """Refuse a modality that is asked for, or asked something of, and that a source does not have.
+
+        Raises
+        ------
+        InputError
+            Naming those it has.
+        """
+        known = list(known)
+        by = {"counts": self.counts, "features": self.features, "values": self.values}
+        asked = dict.fromkeys(self.modalities, "modalities")
+        asked |= {name: argument for argument, v in by.items() if isinstance(v, Mapping) for name in v}
+        for name, argument in asked.items():
+            if name not in known:
+                msg = (
+                    f"Expected a modality of {where} ({listing(known)}) in {argument}=; found {name!r}."
+                    f"{nearest(name, known)} Name one of these."
+                )
+                raise InputError(msg)
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values that `from_json` reads back."""
-        features = list(self.features) if isinstance(self.features, tuple) else self.features
-        return {**asdict(self), "covariates": list(self.covariates), "features": features}
+        return json.loads(json.dumps(asdict(self)))
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Schema:
@@ -113,14 +162,28 @@ class Schema:
             raise InputError(msg)
 
 
-def _text(name: object, argument: str, *, optional: bool = False) -> None:
+def _each(value: Any, check: Callable[[Any], T]) -> Any:
+    """One value, or one by modality, checked."""
+    if not isinstance(value, Mapping):
+        return check(value)
+    return {str(name): check(one) for name, one in value.items()}
+
+
+def _values(values: object) -> Values:
+    if values not in get_args(Values):
+        msg = f"Expected values to be one of {', '.join(get_args(Values))}; found {values!r}."
+        raise InputError(msg)
+    return cast("Values", values)
+
+
+def _text(name: Any, argument: str, *, optional: bool = False) -> Any:
     if isinstance(name, str) or (optional and name is None):
-        return
+        return name
     msg = f"Expected {argument} to name a field with text; found {name!r} ({type(name).__name__})."
     raise InputError(msg)
 
 
-def _features(features: str | Iterable[str] | int | None) -> str | tuple[str, ...] | int | None:
+def _features(features: str | Iterable[str] | int | None) -> Features:
     if features is None or isinstance(features, str):
         return features
     if isinstance(features, (int, np.integer)) and not isinstance(features, bool):

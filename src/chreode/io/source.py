@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
     from chreode.io.matrix import Matrix
 
-__all__ = ["Field", "Source", "Table", "text"]
+__all__ = ["MODALITY", "Field", "Part", "Source", "Table", "by_type", "text", "together"]
+
+MODALITY = "rna"
+"""What values are taken for where a source does not say."""
 
 IDS = ("gene_ids", "gene_id", "ensembl_id", "feature_id", "id")
 SYMBOLS = (
@@ -75,6 +78,10 @@ class Table:
 
         return cls(names, tuple(columns), lambda name: pd.Series(columns[name]))
 
+    def only(self, rows: np.ndarray) -> Table:
+        """Some of its rows (a mask or positions)."""
+        return Table(self.names[rows], self.columns, lambda name: self.column(name).iloc[_positions(rows)])
+
     def aliases(self, known: Sequence[str]) -> dict[str, np.ndarray]:
         """The columns among ``known`` that hold text, missing values replaced by the row's name."""
         found = {}
@@ -108,6 +115,22 @@ class Field:
 
 
 @dataclass(frozen=True)
+class Part:
+    """One modality of a source.
+
+    Parameters
+    ----------
+    source
+        Its own cells, features and fields.
+    rows
+        Where its cells are among all cells of the source; None when they are all, in order.
+    """
+
+    source: Source
+    rows: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
 class Source:
     """A source opened for reading.
 
@@ -123,13 +146,16 @@ class Source:
         What can be read as counts, by name: ``X``, layers, ``raw``; each opened when it is asked for.
     messages
         What there was to say on opening.
+    parts
+        Its modalities by name, where it says that it has several; then ``features`` and ``fields`` are empty.
     """
 
     name: str
     cells: Table
-    features: Table
-    fields: Mapping[str, Callable[[], Field]]
+    features: Table = field(default_factory=lambda: Table(np.zeros(0, dtype=object)))
+    fields: Mapping[str, Callable[[], Field]] = field(default_factory=dict)
     messages: tuple[str, ...] = ()
+    parts: Mapping[str, Part] = field(default_factory=dict)
 
     def field(self, counts: str | None) -> Field:
         """The matrix called ``counts``, ``X`` when None.
@@ -157,6 +183,90 @@ class Source:
         return found
 
 
+# What Cell Ranger calls them, and everybody else.
+_TYPES = {"Gene Expression": "rna", "Peaks": "atac", "Antibody Capture": "prot"}
+_TYPE_COLUMNS = ("feature_types", "feature_type", "modality")
+
+
+def by_type(source: Source) -> Source:
+    """The same source in parts, where a column of its features says that they are of several types.
+
+    Cell Ranger's types are called ``rna``, ``atac`` and ``prot``; others keep their name.
+    """
+    column = next((c for c in _TYPE_COLUMNS if c in source.features.columns), None)
+    if column is None:
+        return source
+    types = source.features.column(column).astype(str).to_numpy()
+    if len(set(types)) < 2:
+        return source
+    kinds: list[str] = list(dict.fromkeys(types))
+    parts = {_TYPES.get(kind, kind): Part(_of_type(source, column, kind)) for kind in kinds}
+    return Source(source.name, source.cells, messages=source.messages, parts=parts)
+
+
+def together(name: str, cells: Table, parts: Mapping[str, Source]) -> Source:
+    """A source of several modalities, each with a cell table of its own; a cell may miss some.
+
+    A column that the common table lacks is looked for in those of the modalities.
+
+    Raises
+    ------
+    InputError
+        When a modality has cells that the common table does not name.
+    """
+    position = {cell: at for at, cell in enumerate(cells.names)}
+    placed: dict[str, Part] = {}
+    for modality, part in parts.items():
+        rows = np.fromiter((position.get(cell, -1) for cell in part.cells.names), np.int64, len(part.cells))
+        if (rows < 0).any():
+            lost = part.cells.names[rows < 0]
+            msg = (
+                f"Expected the cells of {modality!r} among the {len(cells):,} that {name} names; found "
+                f"{len(lost):,} others (first: {listing(lost[:3])}). Call mdata.update() and write it again."
+            )
+            raise InputError(msg)
+        alike = len(rows) == len(cells) and bool((rows == np.arange(len(rows))).all())
+        placed[modality] = Part(part, None if alike else rows)
+    return Source(name, _with_columns(cells, placed), parts=placed)
+
+
+def _with_columns(cells: Table, parts: Mapping[str, Part]) -> Table:
+    """The common table, with the columns that only one modality's has."""
+    import pandas as pd
+
+    held = [(column, part) for part in parts.values() for column in part.source.cells.columns]
+    named = [column for column, _ in held]
+    owner = {c: part for c, part in held if named.count(c) == 1 and c not in cells.columns}
+
+    def column(name: str) -> pd.Series:
+        if name not in owner:
+            return cells.column(name)
+        found, rows = owner[name].source.cells.column(name), owner[name].rows
+        if rows is None:
+            return found
+        return pd.Series(found.array, index=rows).reindex(np.arange(len(cells)))
+
+    return Table(cells.names, (*cells.columns, *owner), column)
+
+
+def _of_type(source: Source, column: str, kind: str) -> Source:
+    named = _TYPES.get(kind, kind)
+
+    def restricted(found: Field) -> Field:
+        if column not in found.features.columns:
+            msg = (
+                f"Expected a column {column!r} in the feature table of {source.name} that says the modality "
+                "of each; found none beside this matrix. Read X, or a layer."
+            )
+            raise InputError(msg)
+        here = found.features.column(column).astype(str).to_numpy() == kind
+        return Field(found.matrix.only(here), found.features.only(here))
+
+    fields = {name: lambda make=make: restricted(make()) for name, make in source.fields.items()}
+    here = source.features.column(column).astype(str).to_numpy() == kind
+    return Source(f"{named} of {source.name}", source.cells, source.features.only(here), fields)
+
+
 def text(values: Any) -> np.ndarray:
     """An object array of text; bytes are decoded.
 
@@ -169,6 +279,10 @@ def text(values: Any) -> np.ndarray:
     out = np.empty(len(plain), dtype=object)
     out[:] = plain
     return out
+
+
+def _positions(rows: np.ndarray) -> np.ndarray:
+    return np.flatnonzero(rows) if rows.dtype == bool else rows
 
 
 def _no_column(name: str) -> pd.Series:
