@@ -1,7 +1,8 @@
 """Every code block of the README and the documentation runs, on a small data set, as a reader would run it.
 
-The blocks of a page run in their order, in a folder of the page's own that holds ``pbmc.h5ad`` and
-``new.h5ad``. Blocks of ``python`` share their names; each line of a block of ``sh`` is a command.
+The blocks of a page run in their order, in a folder of the page's own that holds ``pbmc.h5ad``,
+``new.h5ad`` and ``multiome.h5mu``. Blocks of ``python`` share their names; each line of a block of ``sh`` is
+a command.
 What cannot run in a test says so, and why, in the line before: ``<!-- not run: it installs -->``.
 """
 
@@ -74,7 +75,21 @@ def small(tmp_path_factory) -> Path:
             layers={"counts": counts},
         )
         adata.write_h5ad(folder / f"{name}.h5ad")
+    multiome(adata).write(folder / "multiome.h5mu")
     return folder
+
+
+def multiome(adata):
+    """The same cells with 40 peaks beside the genes."""
+    import anndata as ad
+    import mudata
+
+    open_ = (adata.layers["counts"][:, :40] > 2).astype(np.float32)
+    atac = ad.AnnData(open_, obs=adata.obs[[]])
+    atac.var_names = [f"chr1:{1000 * j}-{1000 * j + 500}" for j in range(40)]
+    rna = ad.AnnData(adata.layers["counts"], obs=adata.obs, var=adata.var)
+    with mudata.set_options(pull_on_update=False):
+        return mudata.MuData({"rna": rna, "atac": atac})
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -33,11 +33,18 @@ app = typer.Typer(
 )
 
 Run = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a finished fit.")]
-Out = Annotated[Path, typer.Option(metavar="NEW.h5ad", help="The h5ad file to write.")]
+Out = Annotated[Path, typer.Option(metavar="NEW.h5ad", help="The h5ad (or h5mu) file to write.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
 Counts = Annotated[
-    str | None, typer.Option(metavar="LAYER", help="Layer of the values, or raw; X by default.")
+    str | None,
+    typer.Option(
+        metavar="LAYER", help="Layer of the values, or raw; X by default. By modality: rna=LAYER,..."
+    ),
+]
+Modality = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Modality to read, or what FILE holds; repeatable; all by default."),
 ]
 Batch = Annotated[str | None, typer.Option(metavar="KEY", help="Column of the experimental batch.")]
 Label = Annotated[str | None, typer.Option(metavar="KEY", help="Column of labels, for scores and tables.")]
@@ -55,6 +62,16 @@ class _Once(TyperCommand):
                 msg = f"Expected {name} once; found it {times} times. Give it once, with the value you mean."
                 raise InputError(msg)
         return super().parse_args(ctx, args)
+
+
+def _by_modality(text: str | None, *, number: bool = False) -> Any:
+    """One value, or one by modality from ``rna=VALUE,atac=VALUE``; digits as a number where one may stand."""
+    if text is None:
+        return None
+    if "=" in text:
+        pairs = (part.partition("=") for part in text.split(","))
+        return {name.strip(): _by_modality(value.strip(), number=number) for name, _, value in pairs}
+    return int(text) if number and re.fullmatch(r"[+-]?\d+", text) else text
 
 
 def _version(asked: bool) -> None:
@@ -77,7 +94,9 @@ def _front(
 @app.command(cls=_Once)
 def fit(
     context: typer.Context,
-    file: Annotated[str, typer.Argument(metavar="FILE", help="An h5ad or 10x .h5 file, a 10x folder, zarr.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="An h5ad, h5mu or 10x .h5 file, a 10x folder, zarr.")
+    ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for model, cells, report and scores.")],
     recipe: Annotated[str, typer.Option(help="What to fit; see chreode recipes.")] = "scdgd",
     counts: Counts = None,
@@ -87,11 +106,16 @@ def fit(
         list[str] | None, typer.Option(metavar="KEY", help="Column that conditions the decoder; repeatable.")
     ] = None,
     features: Annotated[
-        str | None, typer.Option(metavar="N|COLUMN", help="So many most variable ones, or a boolean column.")
+        str | None,
+        typer.Option(
+            metavar="N|COLUMN", help="So many most variable ones, or a boolean column; or by modality."
+        ),
     ] = None,
     values: Annotated[
-        str, typer.Option(metavar="KIND", help="What they are: counts, binary or continuous.")
+        str,
+        typer.Option(metavar="KIND", help="What they are: counts, binary or continuous; or by modality."),
     ] = "counts",
+    modality: Modality = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Argument of the recipe; repeatable."),
@@ -106,14 +130,14 @@ def fit(
     """Fit a recipe to cells; given again after an interruption, go on where it stood."""
     from chreode import fitting
 
-    number = features is not None and re.fullmatch(r"[+-]?\d+", features)
     reading = {
-        "counts": counts,
+        "counts": _by_modality(counts),
         "batch": batch,
         "label": label,
         "covariates": tuple(covariate or ()),
-        "features": int(features) if features is not None and number else features,
-        "values": values,
+        "features": _by_modality(features, number=True),
+        "values": _by_modality(values),
+        "modalities": tuple(modality or ()),
     }
     training = {"epochs": epochs, "seed": seed, "device": device, "validation": validation}
     asked = fitting.Asked(file, recipe, tuple(settings or ()), reading, training)
@@ -131,12 +155,14 @@ def project(
     counts: Counts = None,
     batch: Batch = None,
     label: Label = None,
+    modality: Modality = None,
     overwrite: Overwrite = False,
 ) -> Work:
     """Embed new cells; write a copy of their file with codes and components."""
     from chreode import commands
 
-    reading = {"counts": counts, "batch": batch, "label": label}
+    reading = {"counts": _by_modality(counts), "batch": batch, "label": label}
+    reading["modalities"] = tuple(modality or ())
     return partial(commands.project, run, new, out, refine=refine, overwrite=overwrite, reading=reading)
 
 

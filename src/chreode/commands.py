@@ -15,7 +15,7 @@ import chreode.recipes  # noqa: F401  (registers chreode's own)
 from chreode.errors import InputError
 from chreode.fitted import load
 from chreode.folder import fresh_file, model_folder, new_folder
-from chreode.io.annotate import annotated_copy
+from chreode.io.annotate import annotated_copy, annotated_suffix
 from chreode.io.read import read
 from chreode.io.write import write_csv
 from chreode.recipe import BY_DATA, named, registry
@@ -40,19 +40,19 @@ def project(
     folder
         Of a finished run.
     new, out
-        The new cells, and the h5ad file to write.
+        The new cells, and the h5ad file to write (h5mu where they are a MuData).
     refine
         Steps at most; None until converged.
     overwrite
         Whether ``out`` may be there already.
     reading
-        ``counts``, ``batch`` and ``label`` where they are called otherwise in ``new``.
+        ``counts``, ``batch``, ``label`` and ``modalities`` where they are called otherwise in ``new``.
     """
     if refine is not None and refine < 0:
         msg = f"Expected --refine of at least 0; found {refine}. Leave it out to go on until codes converge."
         raise InputError(msg)
     model = load(model_folder(folder)[0])
-    with fresh_file(out, suffix=".h5ad", overwrite=overwrite) as beside:
+    with fresh_file(out, suffix=annotated_suffix(new), overwrite=overwrite) as beside:
         cells = read(new, like=model, **reading)
         print(f"Read {many(len(cells), 'cell')} from {new}.", *cells.reading.messages, sep="\n")
         embedded = model.project(cells, refine=refine, progress=sys.stderr.isatty())
@@ -86,8 +86,10 @@ def sample(folder: Path, out: Path, *, n: int, component: int | None, seed: int,
     if component is not None and not model.components:
         msg = f"Expected a model with components; found {model.recipe.name} without. Leave --component out."
         raise InputError(msg)
-    with fresh_file(out, suffix=".h5ad", overwrite=overwrite) as beside:
-        model.sample(n, component=component, seed=seed).write_h5ad(beside, compression="gzip")
+    several = len(model.layout.modalities) > 1
+    with fresh_file(out, suffix=".h5mu" if several else ".h5ad", overwrite=overwrite) as beside:
+        drawn: Any = model.sample(n, component=component, seed=seed)
+        (drawn.write if several else drawn.write_h5ad)(beside, compression="gzip")
     print(f"Wrote {many(n, 'cell')} drawn from {model.recipe.name} to {out}.")
 
 
@@ -136,7 +138,7 @@ def _counts_of(folder: Path, facts: Mapping[str, Any], data: Path | None) -> Pat
     """The file given, the one that was fitted, or the annotated copy of it."""
     if data is not None:
         return data
-    places = [Path(facts["call"]["file"]), folder / "cells.h5ad"]
+    places = [Path(facts["call"]["file"]), folder / "cells.h5ad", folder / "cells.h5mu"]
     for place in places:
         if place.exists():
             return place

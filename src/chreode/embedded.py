@@ -124,10 +124,10 @@ class Embedded:
 
     @torch.no_grad()
     def decode(self, z: Float[Tensor, "n d"], modality: str | None = None) -> Observed:
-        """The distribution that codes of the main latent decode to, at size 1 and unknown covariates."""
+        """The distribution that codes of the main latent decode to, at size 1 and average covariates."""
         cells = blank(self.cells.layout, len(z))
         codes = {
-            name: z if name == self.code else value[:1].expand(len(z), -1)
+            name: z if name == self.code else value.mean(0).expand(len(z), -1)
             for name, value in self.codes.items()
         }
         return self.module.decoder(codes, cells)[self._modality(modality)]
@@ -186,13 +186,28 @@ class Embedded:
         """
         for name, level in levels.items():
             self._refuse_idle(name, level)
-        return self.replace(cells=self.cells.do(**levels))
+        cells = self.cells.do(**levels)
+        return self.replace(cells=cells, codes={**self.codes, **self._codes_of(cells, levels)})
 
-    def replace(self, *, cells: Cells) -> Embedded:
-        """The same codes with other cells."""
-        return Embedded(
-            self.module, cells, self.codes, code=self.code, recipe=self.recipe, trained=self.trained
-        )
+    def replace(self, *, cells: Cells, codes: Mapping[str, Tensor] | None = None) -> Embedded:
+        """Other cells, or other codes."""
+        codes = self.codes if codes is None else codes
+        return Embedded(self.module, cells, codes, code=self.code, recipe=self.recipe, trained=self.trained)
+
+    def _codes_of(self, cells: Cells, levels: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Codes of latents whose components are levels: the mean of the level that was set, or of all."""
+        columns = {self.cells.layout.resolve(name).column for name in levels}
+        moved = {}
+        for name, latent in self.module.latents.items():
+            if name == self.code or not latent.column:
+                continue
+            column = self.cells.layout.resolve(latent.column).column
+            if column in columns:
+                means = latent.prior.modes().detach()
+                average = latent.prior.mixture().weights.detach() @ means
+                level = cells.covariates[column]
+                moved[name] = torch.where((level >= 0)[:, None], means[level.clamp(min=0)], average)
+        return moved
 
     def write(self, adata: ad.AnnData) -> None:
         """Write into the user's AnnData, whose cells must be these, in any order.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from chreode.optim import codebooks
 from chreode.plan import Event, Moment
 from chreode.priors.placement import count_communities
@@ -13,6 +15,7 @@ __all__ = [
     "place_levels",
     "place_means",
     "start_codes",
+    "start_levels",
     "start_means",
 ]
 
@@ -53,6 +56,21 @@ def place_levels(latent: str) -> Event:
         prior.place(moment.codes(latent), moment.cells.covariates[column])
 
     return Event("place levels", do, at="start")
+
+
+def start_levels(latent: str) -> Event:
+    """Before the first epoch: the levels' means drawn, and the codes of their cells put there."""
+
+    @torch.no_grad()
+    def do(moment: Moment) -> None:
+        prior = moment.model.latents[latent].prior
+        prior.initialise(moment.generator)
+        level = moment.cells.covariates[moment.cells.layout.resolve(prior.column).column]
+        means = prior.modes().to(level.device)
+        codes = moment.model.latents[latent].infer.weight
+        codes.copy_(torch.where((level >= 0)[:, None], means[level.clamp(min=0)], means.mean(0)))
+
+    return Event(f"start {latent}", do, at="start")
 
 
 def place_means(latent: str, *, at: float, components: int | None) -> Event:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from chreode.errors import InputError
 from chreode.fit import train
 from chreode.infer import Encoder
 from chreode.io.read import read
+from chreode.io.schema import listing
 from chreode.loop import Call
 from chreode.recipe import Recipe, named
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import anndata as ad
+    import mudata as md
     import pandas as pd
 
     from chreode.model import LatentModel
@@ -130,7 +133,7 @@ class FittedModel:
         return self.embedded.decode(means, modality).proportions.cpu().numpy()
 
     @torch.no_grad()
-    def sample(self, n: int, *, component: int | None = None, seed: int = 0) -> ad.AnnData:
+    def sample(self, n: int, *, component: int | None = None, seed: int = 0) -> ad.AnnData | md.MuData:
         """Draw cells from the model: a code from the prior, a total from the training cells, counts.
 
         Parameters
@@ -144,7 +147,7 @@ class FittedModel:
 
         Returns
         -------
-        AnnData
+        AnnData, or MuData of several modalities
             Sparse values in ``X``, ``obs["component"]`` where the prior has components: its number, or its
             level in a supervised fit.
 
@@ -311,6 +314,7 @@ def fit(
         epochs, seed, device, devices, precision, validation, checkpoint and str(checkpoint), progress
     )
     _check(cells, recipe, call)
+    cells = _modelled(cells, recipe)
     trained = train(cells, recipe, call)
     module = trained.build.model
     model = FittedModel(
@@ -325,6 +329,21 @@ def fit(
     codes = _codes_of_all(module, cells, mask, seed)
     model.embedded = model.embed(cells, trained=mask, codes=codes)
     return model
+
+
+def _modelled(cells: Cells, recipe: Recipe) -> Cells:
+    """The cells in the modalities that the recipe models."""
+    first, *others = cells.layout.modalities
+    if recipe.definition.joint or not others:
+        return cells
+    logging.getLogger(__name__).warning(
+        "%s models one modality: %s is used and %s left out. Read with modalities=... to choose, or fit a "
+        "recipe of several, such as multidgd.",
+        recipe.name,
+        first,
+        listing(others),
+    )
+    return cells.only(first)
 
 
 def _codes_of_all(module: LatentModel, cells: Cells, trained: np.ndarray, seed: int) -> dict[str, Tensor]:

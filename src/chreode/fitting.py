@@ -21,7 +21,7 @@ from chreode.evaluate import component_table, score_embedding
 from chreode.fitted import FittedModel
 from chreode.fitted import fit as fit_cells
 from chreode.folder import Run, new_folder, write_json
-from chreode.io.annotate import annotated_copy
+from chreode.io.annotate import annotated_copy, annotated_suffix
 from chreode.io.read import read
 from chreode.io.write import atomic_path
 from chreode.recipe import Recipe, named, parse
@@ -166,7 +166,7 @@ def fit(
         msg = f"Interrupted; {kept}."
         raise Stopped(msg) from None
     run.finish()
-    what = "report.html" if page else "cells.h5ad"
+    what = "report.html" if page else f"cells{annotated_suffix(source)}"
     components = many(model.components, "component") if model.components else "no components"
     print(f"Fitted {recipe.name}: {components}, {many(len(model.history), 'epoch')}.")
     print(f"Written to {out}; look at {out / what}")
@@ -182,7 +182,7 @@ def _write(
         model.history.to_csv(beside, index=False, lineterminator="\n")
     scores = scores_of(model, seed=run.facts["call"]["seed"])
     write_json(run.path / "scores.json", scores)
-    with atomic_path(run.path / "cells.h5ad") as beside:
+    with atomic_path(run.path / f"cells{annotated_suffix(source)}") as beside:
         annotated_copy(source, beside, write=model.write)
     where = run.path / "report.html"
     if not page:

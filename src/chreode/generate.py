@@ -11,15 +11,19 @@ from chreode.embedded import Embedded, blank
 
 if TYPE_CHECKING:
     import anndata as ad
+    import mudata as md
 
 __all__ = ["sample"]
 
 
-def sample(embedded: Embedded, n: int, *, component: int | None, generator: torch.Generator) -> ad.AnnData:
+def sample(
+    embedded: Embedded, n: int, *, component: int | None, generator: torch.Generator
+) -> ad.AnnData | md.MuData:
     """Draw codes from the prior, totals and covariates from the training cells, then values.
 
     A total is that of a random training cell of the same component (of any, where the prior has none),
-    since big cell types have big totals; its batch and covariates come along.
+    since big cell types have big totals; its batch and covariates, and their codes, come along. Several
+    modalities make a MuData; a cell has those that its donor has.
     """
     import anndata as ad
     import pandas as pd
@@ -28,7 +32,6 @@ def sample(embedded: Embedded, n: int, *, component: int | None, generator: torc
     prior = embedded.module.latents[embedded.code].prior
     density = prior.mixture()
     layout = embedded.cells.layout
-    modality = next(iter(layout.modalities))
     obs = pd.DataFrame(index=pd.Index([f"sample_{i}" for i in range(n)]))
     if int(prior.count):
         if component is None:
@@ -43,22 +46,33 @@ def sample(embedded: Embedded, n: int, *, component: int | None, generator: torc
         z = density.sample(n, generator)
         trained = torch.from_numpy(np.flatnonzero(embedded.trained))
         donors = trained[torch.randint(len(trained), (n,), generator=generator)]
-    parts = []
+    others = {name: value for name, value in embedded.codes.items() if name != embedded.code}
+    parts: dict[str, list[Any]] = {m: [] for m in layout.modalities}
     for at in range(0, n, 512):
         some = donors[at : at + 512]
         cells = blank(layout, len(some)).replace(
             size={m: s[some] for m, s in embedded.cells.size.items()},
             covariates={c: v[some] for c, v in embedded.cells.covariates.items()},
         )
-        drawn = embedded.module.decoder({embedded.code: z[at : at + 512]}, cells)[modality].sample(generator)
-        parts.append(sp.csr_matrix(drawn.cpu().numpy()))
+        codes = {embedded.code: z[at : at + 512]} | {name: value[some] for name, value in others.items()}
+        for m, observed in embedded.module.decoder(codes, cells).items():
+            parts[m].append(sp.csr_matrix(observed.sample(generator).cpu().numpy()))
     for column in layout.covariates:
         obs[column] = embedded.level_names(column)[donors.numpy()]
-    described = layout.modalities[modality]
-    var = pd.DataFrame(
-        {"symbol": described.symbols} if described.symbols else {}, index=pd.Index(described.names)
-    )
-    return ad.AnnData(sp.vstack(parts, format="csr"), obs=obs, var=var)
+    drawn: dict[str, ad.AnnData] = {}
+    for m, described in layout.modalities.items():
+        symbols = {"symbol": described.symbols} if described.symbols else {}
+        var = pd.DataFrame(symbols, index=pd.Index(described.names))
+        drawn[m] = ad.AnnData(sp.vstack(parts[m], format="csr"), obs=obs.copy(), var=var)
+    if len(drawn) == 1:
+        return drawn.popitem()[1]
+    import mudata as md
+
+    there = {m: embedded.cells.present[m][donors].numpy() for m in drawn}
+    with md.set_options(pull_on_update=False):
+        both = md.MuData({m: adata[there[m]].copy() for m, adata in drawn.items()})
+    both.obs = obs.loc[both.obs_names]
+    return both
 
 
 def _codes_of(density: Any, chosen: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -10,9 +10,11 @@ from chreode.cells import CSR, Cells
 from chreode.io.loader import thin
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from chreode.parts import Observed
 
-__all__ = ["halves", "nats"]
+__all__ = ["halves", "nats", "spent"]
 
 
 def halves(cells: Cells, generator: torch.Generator) -> tuple[Cells, Cells]:
@@ -59,6 +61,24 @@ def nats(observed: Observed, cells: Cells, modality: str) -> tuple[float, float]
         share = observed.proportions[measured.row, measured.col.long()]
         spent = -(measured.value.double() * share.clamp(min=1e-30).log().double()).sum()
         return float(spent), float(measured.value.double().sum())
+    here = cells.present[modality]
     mask = cells.mask(modality)
-    values = len(cells) * cells.layout.modalities[modality].n_features if mask is None else int(mask.sum())
-    return float(-observed.log_prob(measured).double().sum()), float(values)
+    width = cells.layout.modalities[modality].n_features
+    values = int(here.sum()) * width if mask is None else int(mask[here].sum())
+    return float(-(observed.log_prob(measured) * here).double().sum()), float(values)
+
+
+@torch.no_grad()
+def spent(observed: Mapping[str, Observed], cells: Cells) -> tuple[float, float]:
+    """`nats` of all modalities, and what they were spent on.
+
+    Beside others, a binary modality counts its ones: a zero among thousands of features is no molecule.
+    """
+    total, on = 0.0, 0.0
+    for modality, one in observed.items():
+        part, number = nats(one, cells, modality)
+        measured = cells.measured[modality]
+        if len(observed) > 1 and cells.layout.modalities[modality].kind == "binary":
+            number = float((measured.value if isinstance(measured, CSR) else measured).sum())
+        total, on = total + part, on + number
+    return total, on

@@ -13,7 +13,7 @@ import torch
 from chreode.axes import Tensor
 from chreode.checkpoint import write_checkpoint
 from chreode.decoders.product import rounding, rounds_fast
-from chreode.held_out import halves, nats
+from chreode.held_out import halves, spent
 from chreode.io.loader import minibatches
 from chreode.objective import Step
 from chreode.optim import CodeAdam, codebooks, optimiser
@@ -284,15 +284,14 @@ class _Rank:
         first, second = self.halves  # type: ignore[misc]
         cold = not self.warm
         self.warm = infer_codes(self.model, first, start=self.warm or None, steps=100 if cold else 20)
-        spent = [0.0, 0.0]
+        total, on = 0.0, 0.0
         with torch.no_grad():
             for at in range(0, len(second), 1024):
                 some = second[slice(at, at + 1024)]
                 z = {name: value[at : at + 1024] for name, value in self.warm.items()}
-                for modality, observed in self.model.trace(z, some).observed.items():
-                    part = nats(observed, some, modality)
-                    spent = [spent[0] + part[0], spent[1] + part[1]]
-        return spent[0] / max(spent[1], 1.0)
+                part, number = spent(self.model.trace(z, some).observed, some)
+                total, on = total + part, on + number
+        return total / max(on, 1.0)
 
     def restore_best(self) -> None:
         """Go back to the weights and codes that explained held-out molecules best in this phase."""

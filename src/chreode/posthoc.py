@@ -55,9 +55,10 @@ def project(
     show
         What a progress bar says; None shows none.
     """
-    for latent in model.latents.values():
-        if latent.column and not labelled:
-            cells = cells.do(**{latent.column: None})
+    label = cells.layout.in_role("label")
+    columns = {latent.column for latent in model.latents.values()}
+    if label and not labelled and columns & {label.column, "label"}:
+        cells = cells.do(**{label.column: None})
     if not encoders:
         return infer_codes(model, cells, steps=300 if refine is None else refine, show=show)
     start: dict[str, list[Tensor]] = {name: [] for name in encoders}

@@ -63,12 +63,15 @@ class Definition:
         The latent that users mean by "the embedding".
     cite
         Keys of the references in `chreode.references`.
+    joint
+        Whether it models every modality of the cells; else the first alone.
     """
 
     name: str
     build: Callable[..., Build]
     code: str
     cite: tuple[str, ...]
+    joint: bool = False
 
     @property
     def summary(self) -> str:
@@ -186,7 +189,7 @@ class Recipe:
 
 
 def recipe(
-    *, code: str, cite: tuple[str, ...] = ()
+    *, code: str, cite: tuple[str, ...] = (), joint: bool = False
 ) -> Callable[[Callable[..., Build]], Callable[..., Recipe]]:
     """Register a function from a layout to a `Build`; calling it with arguments alone gives a `Recipe`.
 
@@ -196,10 +199,12 @@ def recipe(
         The latent that users mean by "the embedding".
     cite
         Keys of the references to cite.
+    joint
+        Whether it models every modality of the cells; else the first alone.
     """
 
     def register(build: Callable[..., Build]) -> Callable[..., Recipe]:
-        definition = Definition(build.__name__, build, code, cite)
+        definition = Definition(build.__name__, build, code, cite, joint)
         registry[definition.name] = definition
 
         def make(**arguments: Any) -> Recipe:

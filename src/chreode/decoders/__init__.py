@@ -1,8 +1,10 @@
 """From codes to the distribution of what was measured."""
 
+from chreode.decoders.hidden import Hidden
+from chreode.decoders.joint import Joint
 from chreode.decoders.layered import layered
 from chreode.decoders.linear import Linear
 from chreode.decoders.mlp import MLP
 from chreode.decoders.readout import Conditions, Readout
 
-__all__ = ["MLP", "Conditions", "Linear", "Readout", "layered"]
+__all__ = ["MLP", "Conditions", "Hidden", "Joint", "Linear", "Readout", "layered"]

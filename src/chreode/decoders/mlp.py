@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
 from chreode.axes import Float, Tensor
-from chreode.decoders.readout import Conditions, Readout
+from chreode.decoders.hidden import Hidden
+from chreode.decoders.readout import Readout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -51,19 +50,9 @@ class MLP(nn.Module):
         hidden: Sequence[int] = (100,),
     ) -> None:
         super().__init__()
-        self.inputs = list(inputs)
-        widths = [sum(inputs.values()), *hidden]
-        self.first = nn.Linear(widths[0], widths[1])
-        self.conditions = Conditions(layout, widths[1])
-        layers: list[nn.Module] = [nn.ReLU()]
-        for before, after in itertools.pairwise(widths[1:]):
-            layers += [nn.Linear(before, after), nn.ReLU()]
-        self.rest = nn.Sequential(*layers)
-        self.readout = Readout(layout, widths[-1], heads)
+        self.hidden = Hidden(layout, inputs, hidden)
+        self.readout = Readout(layout, hidden[-1], heads)
 
     def forward(self, z: Mapping[str, Float[Tensor, "n d"]], cells: Cells) -> dict[str, Observed]:
         """Decode codes under the cells' conditions and sizes; their counts are never looked at."""
-        hidden = self.first(torch.cat([z[name] for name in self.inputs], 1))
-        shift = self.conditions(cells)
-        hidden = hidden if shift is None else hidden + shift
-        return self.readout(self.rest(hidden), cells)
+        return self.readout(self.hidden(z, cells), cells)

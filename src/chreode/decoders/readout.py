@@ -13,7 +13,7 @@ from chreode.decoders.product import Product
 from chreode.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from chreode.parts import Observed
 
@@ -35,13 +35,16 @@ class Conditions(nn.Module):
         Its ``conditions`` are used.
     width
         Length of the vectors.
+    columns
+        Which of them; None for all.
     """
 
-    def __init__(self, layout: Layout, width: int) -> None:
+    def __init__(self, layout: Layout, width: int, *, columns: Collection[str] | None = None) -> None:
         super().__init__()
-        self.columns = list(layout.conditions)
-        rows = [max(1, len(c.levels)) for c in layout.conditions.values()]
-        self.categorical = [c.categorical for c in layout.conditions.values()]
+        used = {name: c for name, c in layout.conditions.items() if columns is None or name in columns}
+        self.columns = list(used)
+        rows = [max(1, len(c.levels)) for c in used.values()]
+        self.categorical = [c.categorical for c in used.values()]
         self.vectors = nn.ParameterList([nn.Parameter(torch.zeros(r, width)) for r in rows])
 
     def forward(self, cells: Cells) -> Float[Tensor, "n w"] | None:
@@ -67,9 +70,11 @@ class Readout(nn.Module):
     layout
         Features and their kinds.
     width
-        Width of the last hidden layer (or of the code, for a linear decoder).
+        Width of the last hidden layer (or of the code, for a linear decoder); or one by modality.
     heads
         Likelihood head by modality, called with the number of features.
+    columns
+        Which conditions shift the outputs; None for all.
 
     Raises
     ------
@@ -81,7 +86,14 @@ class Readout(nn.Module):
     outputs: Any
     offsets: Any
 
-    def __init__(self, layout: Layout, width: int, heads: Mapping[str, Callable[[int], nn.Module]]) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        width: int | Mapping[str, int],
+        heads: Mapping[str, Callable[[int], nn.Module]],
+        *,
+        columns: Collection[str] | None = None,
+    ) -> None:
         super().__init__()
         self.heads = nn.ModuleDict()
         self.outputs = nn.ModuleDict()
@@ -97,14 +109,17 @@ class Readout(nn.Module):
                 )
                 raise InputError(msg)
             self.heads[name] = head
-            self.outputs[name] = Product(width, head.outputs * described.n_features)
-            self.offsets[name] = Conditions(layout, head.outputs * described.n_features)
+            outputs = head.outputs * described.n_features
+            self.outputs[name] = Product(width if isinstance(width, int) else width[name], outputs)
+            self.offsets[name] = Conditions(layout, outputs, columns=columns)
 
-    def forward(self, hidden: Float[Tensor, "n w"], cells: Cells) -> dict[str, Observed]:
+    def forward(
+        self, hidden: Float[Tensor, "n w"] | Mapping[str, Tensor], cells: Cells
+    ) -> dict[str, Observed]:
         """The distribution of each modality in each cell."""
         observed = {}
         for name, head in self.heads.items():
-            raw = self.outputs[name](hidden)
+            raw = self.outputs[name](hidden if isinstance(hidden, Tensor) else hidden[name])
             offset = self.offsets[name](cells)
             raw = raw if offset is None else raw + offset
             # Mixed precision ends here: a likelihood in half precision would lose the counts.
@@ -118,4 +133,4 @@ class Readout(nn.Module):
         for name, output in self.outputs.items():
             measured = cells.measured[name]
             total = measured.sum_columns() if isinstance(measured, CSR) else measured.sum(0)
-            self.heads[name].centre(output.bias[: len(total)], total, len(cells))
+            self.heads[name].centre(output.bias[: len(total)], total, int(cells.present[name].sum()))

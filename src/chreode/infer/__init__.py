@@ -2,6 +2,7 @@
 
 from chreode.infer.codebook import Codebook
 from chreode.infer.encoder import Encoder
+from chreode.infer.joint_start import JointStart
 from chreode.infer.start import PrincipalStart, remove_batches
 
-__all__ = ["Codebook", "Encoder", "PrincipalStart", "remove_batches"]
+__all__ = ["Codebook", "Encoder", "JointStart", "PrincipalStart", "remove_batches"]

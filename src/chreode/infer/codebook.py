@@ -12,6 +12,7 @@ from chreode.parts import Code, Given
 
 if TYPE_CHECKING:
     from chreode.cells import Cells
+    from chreode.infer.joint_start import JointStart
     from chreode.infer.start import PrincipalStart
 
 __all__ = ["Codebook"]
@@ -42,7 +43,7 @@ class Codebook(nn.Module):
     free = True  # codes of new cells are found by descent
 
     def __init__(
-        self, n_cells: int, dim: int, *, noise: float = 0.0, start: PrincipalStart | None = None
+        self, n_cells: int, dim: int, *, noise: float = 0.0, start: PrincipalStart | JointStart | None = None
     ) -> None:
         super().__init__()
         self.register_buffer("weight", torch.zeros(n_cells, dim))

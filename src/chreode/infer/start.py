@@ -32,11 +32,13 @@ class PrincipalStart(nn.Module):
     Parameters
     ----------
     layout
-        The features of the first modality are used.
+        Features.
     dim
         Number of components.
     batch
         Column whose levels' means are removed within clusters (`remove_batches`); None for none.
+    modality
+        Whose features; the first by default.
     """
 
     loadings: Tensor
@@ -46,9 +48,11 @@ class PrincipalStart(nn.Module):
     depth: Tensor
     shift: Tensor
 
-    def __init__(self, layout: Layout, dim: int, *, batch: str | None = None) -> None:
+    def __init__(
+        self, layout: Layout, dim: int, *, batch: str | None = None, modality: str | None = None
+    ) -> None:
         super().__init__()
-        self.modality = next(iter(layout.modalities))
+        self.modality = modality or next(iter(layout.modalities))
         self.counts = layout.modalities[self.modality].kind == "counts"
         self.batch = batch
         self.cite = ("harmony",) if batch else ()

@@ -16,29 +16,45 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from anndata import AnnData
+    from mudata import MuData
 
     from chreode.io.source import Table
 
-__all__ = ["annotated_copy"]
+__all__ = ["annotated_copy", "annotated_suffix"]
+
+
+def annotated_suffix(source: str | os.PathLike[str] | AnnData | MuData) -> str:
+    """``.h5mu`` for a MuData or the file of one, else ``.h5ad``."""
+    if not isinstance(source, str) and not hasattr(source, "__fspath__"):
+        return ".h5mu" if hasattr(source, "mod") else ".h5ad"
+    place = Path(source).expanduser()  # pyright: ignore[reportArgumentType]
+    if place.is_dir():
+        return ".h5mu" if (place / "mod").is_dir() else ".h5ad"
+    import h5py
+
+    if not h5py.is_hdf5(place):
+        return ".h5ad"
+    with h5py.File(place, "r") as file:
+        return ".h5mu" if "mod" in file else ".h5ad"
 
 
 def annotated_copy(
-    source: str | os.PathLike[str] | AnnData,
+    source: str | os.PathLike[str] | AnnData | MuData,
     path: str | os.PathLike[str],
     *,
     write: Callable[[AnnData], None],
 ) -> None:
-    """Write a source as h5ad with what ``write`` adds to ``obs``, ``obsm`` and ``uns``.
+    """Write a source as h5ad (h5mu where it is a MuData) with what ``write`` adds to its cell table.
 
-    An h5ad file is copied byte by byte and amended, so that its matrices are never loaded and whatever else
-    it holds stays as it is. Sources of other kinds are loaded and written.
+    An h5ad or h5mu file is copied byte by byte and amended, so that its matrices are never loaded and
+    whatever else it holds stays as it is. Sources of other kinds are loaded and written.
 
     Parameters
     ----------
     source
         An AnnData, which is not changed, or anything else that `chreode.read` takes.
     path
-        Of the new h5ad file; pass a path of `chreode.io.write.atomic_path`.
+        Of the new file; pass a path of `chreode.io.write.atomic_path`.
     write
         ``write(adata)`` adds columns to ``obs`` and entries to ``obsm`` and ``uns``. What it is given may
         have cells and nothing else.
@@ -49,15 +65,18 @@ def annotated_copy(
             shutil.copyfile(place, path)
             _amend(path, write)
             return
-        adata = _load(place)
+        adata: Any = _load(place)
     else:
         adata = source.copy()  # pyright: ignore[reportAttributeAccessIssue]
     write(adata)
-    adata.write_h5ad(path, compression="gzip")
+    if hasattr(adata, "mod"):
+        adata.write(path, compression="gzip")
+    else:
+        adata.write_h5ad(path, compression="gzip")
 
 
 def _tables(path: Path) -> dict[str, Any] | None:
-    """What an h5ad file says of its cell table; None for other files."""
+    """What an h5ad or h5mu file says of its cell table; None for other files."""
     import h5py
 
     if not path.is_file() or not h5py.is_hdf5(path):
@@ -67,7 +86,7 @@ def _tables(path: Path) -> dict[str, Any] | None:
 
 
 def _amendable(path: Path) -> bool:
-    """Whether a path is an h5ad file of the present format."""
+    """Whether a path is an h5ad or h5mu file of the present format."""
     said = _tables(path) or {}
     return said.get("encoding-version") == "0.2.0" and "_index" in said
 
@@ -99,21 +118,30 @@ def _amend(path: str | os.PathLike[str], write: Callable[[AnnData], None]) -> No
                 write_elem(file, f"{field}/{name}", value, dataset_kwargs=options if field == "obsm" else {})
 
 
-def _load(path: Path) -> AnnData:
+def _load(path: Path) -> Any:
     """A source of another kind: zarr, an h5ad file of an old format, or a 10x matrix."""
     import anndata as ad
+    import pandas as pd
     import scipy.sparse as sp
 
+    if annotated_suffix(path) == ".h5mu":
+        import mudata
+
+        return mudata.read_zarr(path) if path.is_dir() else mudata.read_h5mu(path)
     if path.is_dir() and any((path / name).exists() for name in (".zgroup", "zarr.json", ".zattrs")):
         return ad.io.read_zarr(path)
     if _tables(path) is not None:
         return ad.io.read_h5ad(path)
     with open_source(path) as opened:
-        field = opened.field(None)
-        blocks = list(field.matrix.blocks())
-        row, col, value = (np.concatenate([block[i] for block in blocks]) for i in range(3))
-        matrix = sp.csr_matrix((value.astype(np.float32), (row, col)), shape=field.matrix.shape)
-        return ad.AnnData(matrix, obs=_frame(opened.cells), var=_frame(field.features))
+        sources = [part.source for part in opened.parts.values()] or [opened]
+        fields = [source.field(None) for source in sources]
+        matrices = []
+        for field in fields:
+            blocks = list(field.matrix.blocks())
+            row, col, value = (np.concatenate([block[i] for block in blocks]) for i in range(3))
+            matrices.append(sp.csr_matrix((value.astype(np.float32), (row, col)), shape=field.matrix.shape))
+        features = pd.concat([_frame(field.features) for field in fields])
+        return ad.AnnData(sp.hstack(matrices, format="csr"), obs=_frame(opened.cells), var=features)
 
 
 def _frame(table: Table) -> pd.DataFrame:

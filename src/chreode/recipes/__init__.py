@@ -2,5 +2,6 @@
 
 from chreode.recipes.autodecoder import autodecoder
 from chreode.recipes.dgd import dgd, scdgd
+from chreode.recipes.joint import multidgd
 
-__all__ = ["autodecoder", "dgd", "scdgd"]
+__all__ = ["autodecoder", "dgd", "multidgd", "scdgd"]

@@ -1,0 +1,72 @@
+"""Several modalities from one code: a shared trunk, and a branch for each."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from chreode.axes import Float, Tensor
+from chreode.decoders.hidden import Hidden
+from chreode.decoders.readout import Readout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from chreode.cells import Cells, Layout
+    from chreode.parts import Observed
+
+__all__ = ["Joint"]
+
+
+class Joint(nn.Module):
+    """A shared trunk of rectified units, one hidden layer a modality, and its likelihood head.
+
+    .. math:: h = \\mathrm{trunk}(z, c_i), \\qquad h_m = \\mathrm{relu}(V_m h + a_m), \\qquad
+              x_{im} \\sim p_m(x \\mid W_m h_m + b_m + o_{im})
+
+    with :math:`h_m` as wide as the square root of the modality's number of features, and at least ``least``.
+
+    Parameters
+    ----------
+    layout
+        Features, kinds and conditions.
+    inputs
+        Dimensions of each latent, by name.
+    heads
+        Likelihood head by modality.
+    hidden
+        Widths of the trunk, at least one.
+    least
+        Least width of a modality's hidden layer.
+    columns
+        Which conditions shift the trunk and the outputs; None for all.
+
+    References
+    ----------
+    Schuster et al. (2024), multiDGD. https://doi.org/10.1038/s41467-024-53340-z
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        inputs: Mapping[str, int],
+        *,
+        heads: Mapping[str, Callable[[int], nn.Module]],
+        hidden: Sequence[int] = (100, 100),
+        least: int = 100,
+        columns: Collection[str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.hidden = Hidden(layout, inputs, hidden, columns=columns)
+        widths = {m: max(least, math.isqrt(layout.modalities[m].n_features)) for m in heads}
+        self.branches = nn.ModuleDict(
+            {m: nn.Sequential(nn.Linear(hidden[-1], width), nn.ReLU()) for m, width in widths.items()}
+        )
+        self.readout = Readout(layout, widths, heads, columns=columns)
+
+    def forward(self, z: Mapping[str, Float[Tensor, "n d"]], cells: Cells) -> dict[str, Observed]:
+        """Decode codes under the cells' conditions and sizes, every modality; counts are never looked at."""
+        shared = self.hidden(z, cells)
+        return self.readout({m: branch(shared) for m, branch in self.branches.items()}, cells)
