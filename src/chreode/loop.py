@@ -15,6 +15,7 @@ from chreode.checkpoint import write_checkpoint
 from chreode.decoders.product import rounding, rounds_fast
 from chreode.held_out import halves, spent
 from chreode.io.loader import minibatches
+from chreode.memory import kept_memory
 from chreode.objective import Step
 from chreode.optim import CodeAdam, codebooks, optimiser
 from chreode.plan import Event, Moment
@@ -82,7 +83,8 @@ def run(
         rank.restore(*found)
     if not rank.facts["finished"]:
         rounds = call.precision == "auto" and rounds_fast(fabric.device)
-        with threads_for(build.plan.minibatch * cells.layout.width), rounding(build.model, on=rounds):
+        threads = threads_for(build.plan.minibatch * cells.layout.width)
+        with threads, rounding(build.model, on=rounds), kept_memory():
             if rank.number == 0:
                 warn_when_busy()
             rank.loop()

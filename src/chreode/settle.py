@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from chreode.axes import Float, Tensor
+from chreode.memory import kept_memory
 from chreode.threads import threads_for
 
 if TYPE_CHECKING:
@@ -174,7 +175,8 @@ def infer_codes(
     from tqdm.auto import tqdm
 
     found: dict[str, list[Tensor]] = {name: [] for name in model.latents}
-    with frozen(model), threads_for(min(chunk, len(cells)) * cells.layout.width):
+    threads = threads_for(min(chunk, len(cells)) * cells.layout.width)
+    with frozen(model), threads, kept_memory():
         for at in tqdm(range(0, len(cells), chunk), desc=show, disable=show is None, unit="chunk"):
             some = cells[slice(at, at + chunk)]
             if start is None:

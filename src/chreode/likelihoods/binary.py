@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from chreode.axes import Bool, Float, Tensor
+from chreode.likelihoods.compiled import compiled_for
 from chreode.likelihoods.sparse import NonZeros, blocks, log_prob
 
 if TYPE_CHECKING:
@@ -69,7 +70,9 @@ class BernoulliValues:
     def log_prob(self, measured: Measured) -> Float[Tensor, " n"]:
         """Log probability of each cell's values, in nats."""
         entries = NonZeros.of(measured, mask=self._mask, like=self._raw)
-        return log_prob(partial(_score, entries, self._mask), self._raw, self._ones)
+        fused = compiled_for(self._raw)
+        way = fused.score_bernoulli if fused else _score
+        return log_prob(partial(way, entries, self._mask), self._raw, self._ones)
 
     @property
     def mean(self) -> Float[Tensor, "n g"]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -12,14 +11,11 @@ from torch import nn
 from chreode.axes import Bool, Float, Tensor
 from chreode.errors import InputError
 from chreode.likelihoods.closed import score_negative_binomial, score_poisson, score_zero_inflated
+from chreode.likelihoods.compiled import compiled_for
 from chreode.likelihoods.sparse import NonZeros, log_prob, masked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import ModuleType
-
     from chreode.cells import Measured
-    from chreode.likelihoods.closed import Scored
 
 __all__ = [
     "NegativeBinomial",
@@ -251,7 +247,9 @@ class NegativeBinomialCounts:
     def log_prob(self, measured: Measured) -> Float[Tensor, " n"]:
         """Log probability of each cell's counts, in nats."""
         entries = NonZeros.of(measured, mask=self._mask, like=self._raw)
-        score = partial(_score_negative_binomial(self._raw), entries, self._mask)
+        fused = compiled_for(self._raw)
+        way = fused.score_negative_binomial if fused else score_negative_binomial
+        score = partial(way, entries, self._mask)
         return log_prob(score, self._raw, self._size, self._log_theta)
 
     @property
@@ -331,25 +329,6 @@ class ZeroInflatedCounts:
         counts = _draw(self._kept, self._log_theta, generator)
         lost = torch.rand(counts.shape, generator=generator, dtype=counts.dtype, device=counts.device)
         return counts.masked_fill_(lost < torch.sigmoid(self._dropout.detach()), 0)
-
-
-def _score_negative_binomial(raw: Tensor) -> Callable[..., Scored]:
-    fused = _fused() if raw.device.type == "cpu" and raw.dtype == torch.float32 else None
-    return fused.score_negative_binomial if fused and fused.worth_it() else score_negative_binomial
-
-
-@cache
-def _fused() -> ModuleType | None:
-    """The compiled likelihoods: faster than PyTorch's passes, and never required."""
-    # Imported when needed: numba takes long to load and, once on a machine, to compile.
-    try:
-        from chreode.likelihoods import fused
-    except Exception as problem:
-        logging.getLogger(__name__).warning(
-            "The negative binomial could not be compiled, so training is slower: %s", problem
-        )
-        return None
-    return fused
 
 
 def _centre(bias: Tensor, total: Tensor) -> None:

@@ -1,8 +1,8 @@
-"""The negative binomial in one pass over each cell, compiled for the processor at hand.
+"""Negative binomial and Bernoulli in one pass over each cell, compiled for the processor at hand.
 
-What `chreode.likelihoods.closed` does in many passes of PyTorch's over a minibatch is done here while the
-row of one cell is in the cache. The formulas are the same. Exponential and logarithm are written without
-branches, so that a compiler turns loops over features into vector instructions.
+What `chreode.likelihoods.closed` and `chreode.likelihoods.binary` do in many passes of PyTorch's over a
+minibatch is done here while the row of one cell is in the cache. The formulas are the same. Exponential and
+logarithm are written without branches, so that a compiler turns loops over features into vector instructions.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from chreode.likelihoods.closed import Scored
     from chreode.likelihoods.sparse import NonZeros
 
-__all__ = ["score_negative_binomial", "worth_it"]
+__all__ = ["score_bernoulli", "score_negative_binomial", "worth_it"]
 
 # Types are numba's to know.
 _F4: Any = np.float32
@@ -266,6 +266,35 @@ def _negative_binomial(addresses):
         )  # fmt: skip
 
 
+@_loop
+def _without_ones(logits, gradient):
+    """The dense part of one cell of zeros and ones: ``sum softplus``, and its gradient's negative."""
+    total = _F4(0)
+    for j in range(len(logits)):
+        x = logits[j]
+        small = _exp(-abs(x))
+        total += max(x, _F4(0)) + _log1p(small)
+        gradient[j] = -(_F4(1) if x > 0 else small) / (_F4(1) + small)
+    return total
+
+
+def _bernoulli(addresses):
+    """One thread's cells."""
+    n, g, nnz = _array(addresses[0], (3,), _I8)
+    crow, col = _array(addresses[1], (n + 1,), _I8), _array(addresses[2], (nnz,), _I4)
+    x = _array(addresses[3], (nnz,), _F4)
+    logits, value = _array(addresses[4], (n, g), _F4), _array(addresses[5], (n,), _F4)
+    gradient = _array(addresses[6], (n, g), _F4)
+    this, count = thread_number(), thread_count()
+    for i in range(n * this // count, n * (this + 1) // count):
+        total = -_without_ones(logits[i], gradient[i])
+        for k in range(crow[i], crow[i + 1]):
+            j = np.uint32(col[k])
+            total += x[k] * logits[i, j]
+            gradient[i, j] += x[k]
+        value[i] = total
+
+
 def _compiled(function: Callable) -> Any:
     try:
         return cfunc(types.void(ADDRESSES), cache=True, **_common)(unwrap(function))
@@ -274,6 +303,7 @@ def _compiled(function: Callable) -> Any:
 
 
 _negative_binomial = _compiled(_negative_binomial)
+_bernoulli = _compiled(_bernoulli)
 
 
 def worth_it() -> bool:
@@ -308,3 +338,22 @@ def score_negative_binomial(
     )
     gradients = gradient, by_log_size.div_(size), by_theta.sum(0)
     return value, [each if want else None for each, want in zip(gradients, wanted, strict=True)]
+
+
+def score_bernoulli(
+    entries: NonZeros,
+    mask: Tensor | None,
+    inputs: tuple[Tensor, ...],
+    wanted: tuple[bool, ...],
+    weight: Tensor | None,
+) -> Scored:
+    """The same as the score of `chreode.likelihoods.binary.Bernoulli`, in float32 on the CPU."""
+    # A masked feature is surely zero, and not among the entries: it adds nothing.
+    logits = masked(inputs[0], mask).contiguous()
+    value, gradient = logits.new_empty(len(logits)), torch.empty_like(logits)
+    shape = torch.tensor([*logits.shape, len(entries.value)])
+    run(
+        _bernoulli.address,
+        [shape, entries.crow, entries.narrow, entries.value, logits, value, gradient],
+    )
+    return value, [gradient if wanted[0] else None, None]

@@ -1,0 +1,37 @@
+"""Whether compiled likelihoods are there, and worth it."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from chreode.axes import Float, Tensor
+
+__all__ = ["compiled_for"]
+
+
+def compiled_for(raw: Float[Tensor, "n m"]) -> ModuleType | None:
+    """The room `chreode.likelihoods.fused`, where it can score outputs of this kind faster than PyTorch."""
+    if raw.device.type != "cpu" or raw.dtype != torch.float32:
+        return None
+    fused = load()
+    return fused if fused is not None and fused.worth_it() else None
+
+
+@cache
+def load() -> ModuleType | None:
+    """Import it when it is first needed: numba takes long to load and, once on a machine, to compile."""
+    try:
+        from chreode.likelihoods import fused
+    except Exception as problem:
+        logging.getLogger(__name__).warning(
+            "Likelihoods could not be compiled, so training is slower: %s", problem
+        )
+        return None
+    return fused
