@@ -156,6 +156,9 @@ def test_cells_for_a_model_may_have_fewer_modalities():
     atac = read(paired()["atac"], like=model, modalities="atac")
     assert atac.present["atac"].all()
     assert not atac.present["rna"].any()
+    zeros = paired()
+    zeros["atac"].X = sp.csr_matrix(zeros["atac"].shape)
+    assert not read(zeros, like=model).present["atac"].any()
     part = read(paired()[:, 3:], like=model)
     assert part.mask("rna").sum(1).unique().tolist() == [9]
     assert same(read(model, like=model), model)

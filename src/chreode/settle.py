@@ -92,7 +92,7 @@ def settle(
     *,
     steps: int = 300,
     lr: float = 0.1,
-    tolerance: float = 1e-3,
+    tolerance: float = 1e-2,
 ) -> dict[str, Float[Tensor, "n d"]]:
     """Move free codes down the negative log joint until they stop gaining; the model stays bit-identical.
 

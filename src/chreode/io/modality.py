@@ -119,7 +119,11 @@ def reuse_modality(part: Part, asked: Asked, known: Modality, room: Room, *, one
     field = source.field(asked.counts)
     refuse_names(source, field)
     matched = match(field, known)
-    found = survey(field, source, key=asked.counts or "X", values=asked.values)
+    key = asked.counts or "X"
+    found = survey(field, source, key=key, values=asked.values, empty=one_of > 1)
+    if not found.by_feature.any():
+        said = f"There is nothing but zeros in {source.name}: taken as not measured."
+        return absent(known, n)._replace(messages=(said,))
     read = _whole(
         part, field, Chosen(matched.target, known, matched.messages), found, room, one_of=one_of, n=n
     )

@@ -39,7 +39,7 @@ class Survey(NamedTuple):
     largest: float
 
 
-def survey(field: Field, source: Source, *, key: str, values: Values) -> Survey:
+def survey(field: Field, source: Source, *, key: str, values: Values, empty: bool = False) -> Survey:
     """Read every stored value once and refuse those that are not what they should be.
 
     Parameters
@@ -52,11 +52,13 @@ def survey(field: Field, source: Source, *, key: str, values: Values) -> Survey:
         Its name in the source.
     values
         What the values must be.
+    empty
+        Whether there may be nothing but zeros.
 
     Raises
     ------
     InputError
-        For NaN, infinite, negative or fractional values, and when there is nothing but zeros.
+        For NaN, infinite, negative or fractional values, and for nothing but zeros (unless ``empty``).
     """
     n, g = field.matrix.shape
     total, by_cell, by_feature = np.zeros(n), np.zeros(n, dtype=np.int64), np.zeros(g, dtype=np.int64)
@@ -71,7 +73,7 @@ def survey(field: Field, source: Source, *, key: str, values: Values) -> Survey:
         by_cell[low:high] += np.bincount(row, minlength=high - low)
         by_feature += np.bincount(block.col, minlength=g)
         largest = max(largest, float(block.value.max()))
-    if not by_feature.any():
+    if not (empty or by_feature.any()):
         msg = f"Expected values in {key} of {source.name}; found nothing but zeros.{_elsewhere(source, key)}"
         raise InputError(msg)
     return Survey(total, by_cell, by_feature, largest)
