@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["at_modes", "best_start", "frozen", "infer_codes", "settle"]
 
+# Entries of a chunk of cells: several arrays of this size are worked with.
+_ENTRIES = 512 * 20_000
+
 
 @contextmanager
 def frozen(model: LatentModel) -> Iterator[None]:
@@ -152,7 +155,7 @@ def infer_codes(
     start: Mapping[str, Float[Tensor, "n d"]] | None = None,
     steps: int = 300,
     lr: float = 0.1,
-    chunk: int = 512,
+    chunk: int | None = None,
     show: str | None = None,
 ) -> dict[str, Float[Tensor, "n d"]]:
     """Codes of any number of cells, a chunk at a time: `best_start` unless given, then `settle`.
@@ -168,12 +171,13 @@ def infer_codes(
     steps, lr
         As in `settle`.
     chunk
-        Cells at a time, which bounds memory by ``chunk x g``.
+        Cells at a time, which bounds memory by ``chunk x g``; None for 512, fewer above 20,000 features.
     show
         What a progress bar says; None shows none.
     """
     from tqdm.auto import tqdm
 
+    chunk = chunk or max(32, min(512, _ENTRIES // max(1, cells.layout.width)))
     found: dict[str, list[Tensor]] = {name: [] for name in model.latents}
     threads = threads_for(min(chunk, len(cells)) * cells.layout.width)
     with frozen(model), threads, kept_memory():
