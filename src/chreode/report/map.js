@@ -11,6 +11,7 @@ class PointMap {
     this.order = PointMap.shuffle(this.n);
     this.bounds = PointMap.bounds(x, y);
     this.zoom = 1;
+    this.pad = 34; // points are kept this far, both sides together, from the edges
     this.pointers = new Map();
     this.index();
     this.listen();
@@ -78,7 +79,7 @@ class PointMap {
 
   /** Device pixels a unit of the map. */
   get scale() {
-    const pad = 34 * this.ratio;
+    const pad = this.pad * this.ratio;
     const fit = Math.min((this.width - pad) / this.bounds.width, (this.height - pad) / this.bounds.height);
     return Math.max(fit, 1e-9) * this.zoom;
   }
@@ -164,8 +165,10 @@ class PointMap {
     c.lineJoin = "round";
     c.font = `600 ${13 * this.ratio}px ${style.getPropertyValue("--sans")}`;
     const taken = [];
-    for (const { x, y, text } of this.labels) {
-      const [px, py] = this.place(x, y), half = c.measureText(text).width / 2 + 3, tall = 9 * this.ratio;
+    for (const { x, y, text, above } of this.labels) {
+      const half = c.measureText(text).width / 2 + 3, tall = 9 * this.ratio;
+      let [px, py] = this.place(x, y);
+      if (above) [px, py] = [Math.min(Math.max(px, half), this.width - half), py - this.radius - tall];
       if (taken.some((t) => Math.abs(t[0] - px) < t[2] + half && Math.abs(t[1] - py) < 2 * tall)) continue;
       taken.push([px, py, half]);
       c.lineWidth = 4 * this.ratio;

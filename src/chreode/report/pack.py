@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["fold", "pack", "pack_text", "plain", "quantise", "unpack"]
+__all__ = ["axis", "fold", "pack", "pack_text", "plain", "quantise", "unpack"]
 
 
 def pack(array: np.ndarray) -> dict[str, Any]:
@@ -76,6 +76,12 @@ def quantise(values: np.ndarray, *, levels: int) -> tuple[np.ndarray, float, flo
     step = (high - low) / (levels - 1) if high > low else 1.0
     q = np.where(finite, np.round((np.where(finite, values, low) - low) / step), 0)
     return q.astype(np.uint8 if levels <= 256 else np.uint16), low, step
+
+
+def axis(values: np.ndarray) -> dict[str, Any]:
+    """One coordinate of many points, in 65,536 steps."""
+    q, low, step = quantise(values, levels=65536)
+    return {"values": pack(q), "low": low, "step": step}
 
 
 def fold(codes: np.ndarray, levels: Sequence[str], *, limit: int) -> tuple[np.ndarray, list[str]]:

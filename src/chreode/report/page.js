@@ -60,30 +60,36 @@ function nearestNames(wanted, names, count) {
   return scored.slice(0, count).map((s) => names[s[2]]);
 }
 
-class Page {
-  static async open(payload) {
-    const page = new Page();
-    Object.assign(page, { payload, features: payload.features, hidden: new Set(), cache: new Map() });
-    const axes = await Promise.all(payload.xy.map((a) => unpack(a.values)));
-    const [x, y] = axes.map((q, i) => Float32Array.from(q, (v) => payload.xy[i].low + payload.xy[i].step * v));
-    page.names = await unpack(payload.names);
-    page.size = await unpack(payload.features.size);
-    page.all = await unpack(payload.features.all);
-    page.column = await Promise.all(payload.columns.map(async (c) => await unpack(c.codes || c.values)));
-    page.map = new PointMap($("map"), $("over"), x, y);
-    page.map.onhover = (i, px, py) => page.tip(i, px, py);
-    page.stored = new Map();
-    payload.features.names.forEach((name, i) => {
-      page.stored.set(name.toLowerCase(), i);
-      const symbol = payload.features.symbols[i];
-      if (symbol && !page.stored.has(symbol.toLowerCase())) page.stored.set(symbol.toLowerCase(), i);
+/** Modalities whose features can colour the map, the one that the page shows first before the others. */
+async function featureSets({ features, others = [] }) {
+  return Promise.all([features, ...others].map(async (own) => {
+    const set = { ...own, title: (i) => own.symbols[i] || own.names[i], stored: new Map() };
+    set.size = await unpack(own.size);
+    set.all = await unpack(own.all);
+    own.names.forEach((name, i) => {
+      set.stored.set(name.toLowerCase(), i);
+      const symbol = own.symbols[i];
+      if (symbol && !set.stored.has(symbol.toLowerCase())) set.stored.set(symbol.toLowerCase(), i);
     });
+    set.called = (name) => (own.modality ? `${name} (${own.modality})` : name);
+    return set;
+  }));
+}
+
+class Page extends Coloured {
+  static async open(payload) {
+    const [map, over, legend, tip, names] = ["map", "over", "legend", "tip", "names"].map($);
+    const page = new Page(payload, { map, over, legend, tip, names });
+    page.cache = new Map();
+    page.names = await unpack(payload.names);
+    page.sets = await featureSets(payload);
+    page.column = await Promise.all(payload.columns.map(async (c) => await unpack(c.codes || c.values)));
+    await page.draw(payload.xy);
     page.controls();
     await page.choose(payload.columns.length ? "0" : "");
+    page.beside = await Promise.all((payload.codes || []).map((code, i) => Codes.open(page, code, i)));
     return page;
   }
-
-  title(i) { return this.features.symbols[i] || this.features.names[i]; }
 
   controls() {
     const { map } = this, words = { label: "label", batch: "batch", covariate: "covariate" };
@@ -91,20 +97,20 @@ class Page {
       const role = words[c.role] && words[c.role] !== c.title ? ` (${words[c.role]})` : "";
       $("colour").append(make("option", { value: String(i), textContent: c.title + role }));
     });
-    $("genes").append(...this.features.names.map((_, i) => make("option", { value: this.title(i) })));
+    for (const set of this.sets) $("genes").append(...set.names.map((_, i) => make("option", { value: set.title(i) })));
     $("colour").addEventListener("change", () => this.choose($("colour").value));
     $("gene").addEventListener("change", () => this.gene($("gene").value));
     // With its list of suggestions open, the field may keep the change to itself.
     $("gene").addEventListener("keydown", (e) => e.key === "Enter" && this.gene($("gene").value));
     $("gene").addEventListener("input", () => {
-      if (this.stored.has($("gene").value.trim().toLowerCase())) this.gene($("gene").value);
+      const key = $("gene").value.trim().toLowerCase();
+      if (this.sets.some((set) => set.stored.has(key))) this.gene($("gene").value);
     });
     for (const input of document.querySelectorAll("input[name=source]")) {
-      const there = this.features[input.value].length > 0;
-      input.disabled = !there;
-      input.addEventListener("change", () => this.gene($("gene").value));
+      input.disabled = !this.sets.some((set) => set[input.value].length > 0);
+      input.addEventListener("change", () => this.gene($("gene").value, this.modality));
     }
-    if (!this.features.expected.length) document.querySelector("input[value=observed]").checked = true;
+    if (!this.sets[0].expected.length) document.querySelector("input[value=observed]").checked = true;
     $("names").addEventListener("change", () => this.label());
     $("plus").addEventListener("click", () => map.zoomAt(map.width / 2, map.height / 2, 1.4));
     $("minus").addEventListener("click", () => map.zoomAt(map.width / 2, map.height / 2, 1 / 1.4));
@@ -117,7 +123,7 @@ class Page {
       $("landscape").scrollIntoView();
       if (from.dataset.gene !== undefined) {
         $("gene").value = from.dataset.gene;
-        this.gene(from.dataset.gene);
+        this.gene(from.dataset.gene, from.dataset.modality);
       } else this.isolate(from.dataset.component);
     });
     document.addEventListener("keydown", (e) => {
@@ -152,209 +158,78 @@ class Page {
     this.recolour();
   }
 
-  /** Colour by a feature that somebody typed. */
-  async gene(typed) {
+  /** Colour by a feature that somebody typed; where several modalities have it, by that of the one named. */
+  async gene(typed, modality) {
     const wanted = typed.trim(), key = wanted.toLowerCase();
     if (!wanted) return;
     const source = document.querySelector("input[name=source]:checked").value;
-    const stored = this.stored.get(key);
     const turn = (this.turn = (this.turn || 0) + 1);
-    if (stored !== undefined && this.features[source].length) {
-      const values = await this.values(source, stored);
+    const sets = [...this.sets.filter((s) => s.modality === modality), ...this.sets];
+    const place = (s) => s.all.findIndex((name) => name.toLowerCase() === key);
+    const set = sets.find((s) => s.stored.has(key) && s[source].length) || sets.find((s) => place(s) >= 0);
+    if (!set) {
+      const all = this.sets.flatMap((s) => s.all);
+      this.say(`No feature called “${wanted}” was read. Nearest names: `, nearestNames(wanted, all, 6));
+      return;
+    }
+    this.modality = set.modality;
+    const stored = set.stored.get(key);
+    if (stored !== undefined && set[source].length) {
+      const values = await this.values(set, source, stored);
       if (turn !== this.turn) return;
       const what = source === "expected" ? "expected by the model" : "observed";
       this.say("");
-      this.continuous(`${this.title(stored)}, ${what}`, values);
+      this.continuous(set, `${set.called(set.title(stored))}, ${what}`, values);
       return;
     }
-    const at = this.all.findIndex((name) => name.toLowerCase() === key);
-    if (at < 0) {
-      this.say(`No feature called “${wanted}” was read. Nearest names: `, nearestNames(wanted, this.all, 6));
-      return;
-    }
-    const near = nearestNames(wanted, this.features.names.map((_, i) => this.title(i)), 6);
-    const share = await this.averages(at);
+    const at = place(set), name = set.called(set.all[at]);
+    const near = nearestNames(wanted, set.names.map((_, i) => set.title(i)), 6);
+    const share = await this.averages(set, at);
     if (turn !== this.turn) return;
     if (share) {
-      this.continuous(`${this.all[at]}, mean of the component`, share);
-      this.say(`${this.all[at]} is not stored cell by cell in this page; each cell shows what the model expects at the mean of its component. `
+      this.continuous(set, `${name}, mean of the component`, share);
+      this.say(`${name} is not stored cell by cell in this page; each cell shows what the model expects at the mean of its component. `
         + (near.length ? "Nearest names that are stored: " : ""), near);
-    } else this.say(`${this.all[at]} was read, but is not stored in this page. Nearest names that are: `, near);
+      return;
+    }
+    this.say(`${name} was read, but is not stored in this page. ${near.length ? "Nearest names that are: " : ""}`, near);
   }
 
-  async values(source, i) {
-    const key = source + i;
+  async values(set, source, i) {
+    const key = `${this.sets.indexOf(set)} ${source} ${i}`;
     if (this.cache.has(key)) return this.cache.get(key);
-    const { low, step, values } = this.features[source][i], q = await unpack(values);
-    const out = new Float32Array(q.length), counts = this.features.kind === "counts";
+    const { low, step, values } = set[source][i], q = await unpack(values);
+    const out = new Float32Array(q.length), counts = set.kind === "counts";
     for (let j = 0; j < q.length; j++) {
       const v = low + step * q[j];
       if (source === "expected") out[j] = v;
       else if (q[j] === 255) out[j] = NaN;
-      else out[j] = counts ? Math.log1p((this.features.per * v) / Math.max(this.size[j], 1)) : v;
+      else out[j] = counts ? Math.log1p((set.per * v) / Math.max(set.size[j], 1)) : v;
     }
     this.cache.set(key, out);
     return out;
   }
 
-  async averages(feature) {
-    const { component_top: top, component_share: share, kind, per } = this.features;
+  async averages(set, feature) {
+    const { component_top: top, component_share: share, kind, per } = set;
     const at = this.payload.columns.findIndex((c) => c.title === "component" && c.role === "model");
     const numbers = at < 0 ? [] : this.payload.columns[at].numbers;
     if (!share || numbers.includes(null)) return null;
-    this.means = this.means || (await Promise.all([unpack(top), unpack(share)]));
-    const [height, table] = this.means, g = height.length;
+    set.means = set.means || (await Promise.all([unpack(top), unpack(share)]));
+    const [height, table] = set.means, g = height.length;
     return Float32Array.from(this.column[at], (code) => {
       const v = (height[feature] * table[numbers[code] * g + feature]) / 255;
       return kind === "counts" ? Math.log1p(per * v) : v;
     });
   }
 
-  continuous(title, values) {
-    const counts = this.features.kind === "counts";
-    const unit = counts ? `per ${this.features.per.toLocaleString("en")} molecules` : "";
+  continuous(set, title, values) {
+    const counts = set.kind === "counts";
+    const unit = counts ? `per ${set.per.toLocaleString("en")} molecules` : "";
     this.hidden.clear();
     $("colour").value = "";
     this.now = { kind: "continuous", title, unit, values, show: counts ? Math.expm1 : (v) => v };
     this.recolour();
-  }
-
-  levelColour(column, code) {
-    const { categorical, other, unknown } = this.payload.colours;
-    if (code === 255) return unknown;
-    const own = column.numbers ? column.numbers[code] : code;
-    return own === null || !(own < categorical.length) ? other : categorical[own];
-  }
-
-  recolour() {
-    const { now, map } = this;
-    if (!now) return;
-    $("map").dataset.colour = now.kind === "categorical" ? now.column.title : now.title;
-    if (now.kind === "categorical") {
-      const table = Uint32Array.from({ length: 256 }, (_, k) => packed(PointMap.rgb(this.levelColour(now.column, k))));
-      now.codes.forEach((k, i) => { map.colour[i] = table[k]; });
-      map.order = this.shuffled = this.shuffled || PointMap.shuffle(map.n);
-    } else this.shade();
-    this.show();
-    this.legend();
-    this.label();
-    map.redraw();
-  }
-
-  shade() {
-    const { now, map } = this, colours = ramp(this.payload.colours[dark.matches ? "dark" : "light"]);
-    const known = now.values.filter((v) => !Number.isNaN(v)).sort();
-    now.low = known.length ? known[0] : 0;
-    now.high = known.length ? known[Math.floor((known.length - 1) * 0.998)] : 1;
-    if (!(now.high > now.low)) now.high = known.length ? Math.max(known[known.length - 1], now.low + 1e-9) : 1;
-    const unknown = packed(PointMap.rgb(this.payload.colours.unknown));
-    now.values.forEach((v, i) => {
-      const at = Math.round(((v - now.low) / (now.high - now.low)) * 255);
-      map.colour[i] = Number.isNaN(v) ? unknown : colours[Math.max(0, Math.min(255, at))];
-    });
-    // High values are drawn last, or the many low ones would hide them.
-    const rank = (i) => (Number.isNaN(now.values[i]) ? -Infinity : now.values[i]);
-    this.shuffled = this.shuffled || PointMap.shuffle(map.n);
-    map.order = this.shuffled.slice().sort((a, b) => rank(a) - rank(b) || 0);
-    now.ramp = colours;
-  }
-
-  show(lit = null) {
-    const { now, map } = this;
-    for (let i = 0; i < map.n; i++) {
-      const k = now.kind === "categorical" ? now.codes[i] : -1;
-      map.shown[i] = this.hidden.has(k) ? 0 : lit === null || lit === k ? 2 : 1;
-    }
-    map.redraw();
-  }
-
-  only(code) {
-    const others = this.codes().filter((k) => k !== code);
-    this.hidden = new Set(others.every((k) => this.hidden.has(k)) ? [] : others);
-    this.toggled();
-  }
-
-  codes() { return [...new Set(this.now.codes)].sort((a, b) => a - b); }
-
-  toggled() {
-    for (const row of $("legend").querySelectorAll(".row")) row.setAttribute("aria-pressed", String(!this.hidden.has(+row.dataset.code)));
-    this.show();
-    this.label();
-  }
-
-  legend() {
-    const { now } = this, box = $("legend");
-    box.replaceChildren(make("h3", { textContent: now.kind === "categorical" ? now.column.title : now.title }));
-    if (now.kind === "continuous") {
-      const bar = make("canvas", { width: 256, height: 1 }), c = bar.getContext("2d");
-      now.ramp.forEach((v, i) => { c.fillStyle = css(v); c.fillRect(i, 0, 1, 1); });
-      bar.setAttribute("role", "img");
-      bar.setAttribute("aria-label", `Colours from ${number(now.show(now.low))} to ${number(now.show(now.high))}`);
-      const ends = [now.low, (now.low + now.high) / 2, now.high].map((v) => make("span", { textContent: number(now.show(v)) }));
-      box.append(bar, make("div", { className: "ends" }, ...ends));
-      if (now.unit) box.append(make("p", { className: "hint", textContent: now.unit }));
-      return;
-    }
-    const count = new Map();
-    now.codes.forEach((k) => count.set(k, (count.get(k) || 0) + 1));
-    const rows = this.codes().map((k) => {
-      const dot = make("span", { className: "dot" });
-      dot.style.setProperty("--c", this.levelColour(now.column, k));
-      const hint = make("span", { className: "hint", textContent: now.column.hints[k] || "" });
-      const text = make("span", { textContent: k === 255 ? "unknown" : now.column.levels[k] });
-      const row = make("button", { className: "row", type: "button" }, dot, text, hint,
-        make("span", { className: "count", textContent: count.get(k).toLocaleString("en") }));
-      row.dataset.code = String(k);
-      row.setAttribute("aria-pressed", "true");
-      row.addEventListener("click", (e) => {
-        if (e.shiftKey) return this.only(k);
-        this.hidden.has(k) ? this.hidden.delete(k) : this.hidden.add(k);
-        this.toggled();
-      });
-      row.addEventListener("dblclick", () => this.only(k));
-      for (const type of ["pointerenter", "focus"]) row.addEventListener(type, () => !this.hidden.has(k) && this.show(k));
-      for (const type of ["pointerleave", "blur"]) row.addEventListener(type, () => this.show());
-      return make("li", {}, row);
-    });
-    const all = make("button", { className: "small", type: "button", textContent: "Show all" });
-    all.addEventListener("click", () => { this.hidden.clear(); this.toggled(); });
-    box.append(make("ul", {}, ...rows), make("p", { className: "hint", textContent: "Click to hide, double-click for one alone." }), all);
-  }
-
-  /** Names of categories at the median of their cells. */
-  label() {
-    const { now, map } = this;
-    map.labels = [];
-    if ($("names").checked && now.kind === "categorical") {
-      const members = new Map();
-      now.codes.forEach((k, i) => members.has(k) ? members.get(k).push(i) : members.set(k, [i]));
-      for (const [k, rows] of [...members].sort((a, b) => b[1].length - a[1].length)) {
-        if (k === 255 || this.hidden.has(k)) continue;
-        const middle = (v) => Float32Array.from(rows, (i) => v[i]).sort()[rows.length >> 1];
-        map.labels.push({ x: middle(map.x), y: middle(map.y), text: now.column.levels[k] });
-      }
-    }
-    map.overlay();
-  }
-
-  tip(i, px, py) {
-    const tip = $("tip");
-    tip.hidden = i < 0;
-    if (i < 0) return;
-    const lines = [make("b", { textContent: this.names[i] })];
-    const add = (key, value) => lines.push(make("br"), document.createTextNode(`${key}: ${value}`));
-    if (this.now.kind === "continuous") {
-      const v = this.now.values[i];
-      add(this.now.title, Number.isNaN(v) ? "not measured" : number(this.now.show(v)));
-    }
-    this.payload.columns.forEach((c, j) => {
-      const q = this.column[j][i];
-      if (c.kind === "categorical") add(c.title, q === 255 ? "unknown" : c.levels[q]);
-    });
-    tip.replaceChildren(...lines);
-    const box = $("map").getBoundingClientRect();
-    tip.style.left = `${px + 14 + tip.offsetWidth > box.width ? Math.max(px - 14 - tip.offsetWidth, 0) : px + 14}px`;
-    tip.style.top = `${Math.min(py + 14, box.height - tip.offsetHeight - 4)}px`;
   }
 
   say(text, names = []) {

@@ -15,9 +15,9 @@ import numpy as np
 
 from chreode.errors import InputError
 from chreode.io.write import atomic_path
-from chreode.report import sections
+from chreode.report import modalities, sections
 from chreode.report.draw import number
-from chreode.report.pack import pack, pack_text, plain, quantise
+from chreode.report.pack import axis, pack_text, plain
 from chreode.report.palette import CATEGORICAL, OTHER, SEQUENTIAL_DARK, SEQUENTIAL_LIGHT, UNKNOWN
 from chreode.report.variables import choose_features, columns_of, feature_values
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["collect", "project_2d", "render", "write_report"]
 
 SHOWN = 50_000
+SCRIPTS = ("map.js", "legend.js", "codes.js", "page.js")
 PACKAGES = ("chreode", "torch", "numpy", "anndata", "scipy", "scikit-learn", "umap-learn")
 
 
@@ -119,16 +120,25 @@ def collect(
     """
     embedded = model.embedded
     _check(np.asarray(embedded.names), cells)
-    modality = "rna" if "rna" in cells.layout.modalities else next(iter(cells.layout.modalities))
+    known = model.layout.modalities  # what was read may hold more
+    modality = "rna" if "rna" in known else next(iter(known))
     found = sections.components_of(model, cells, modality=modality, seed=seed)
     rows = np.arange(len(cells))
     if len(rows) > SHOWN:
         rows = np.sort(np.random.default_rng(seed).choice(len(rows), SHOWN, replace=False))
     xy, method = project_2d(np.asarray(embedded.embedding)[rows], seed)
     payload = _payload(embedded, cells, found, modality=modality, rows=rows, xy=xy)
+    marked = modalities.other_markers(model, cells, found, modality=modality)
+    codes = modalities.codes_section(model, cells, rows=rows, columns=payload["columns"])
+    if modalities.several(model):
+        payload["features"]["modality"] = modality
+        payload["others"] = modalities.other_features(embedded, cells, marked, rows=rows)
+        payload["codes"] = [{"colour": code["colour"], "xy": code["xy"]} for code in codes]
     context = {
         "title": title or Path(cells.reading.source).name,
-        "read": sections.read_section(cells),
+        "read": sections.read_section(cells, brief=modalities.several(model)),
+        "modalities": modalities.modalities_section(model, cells),
+        "codes": codes,
         "recipe": sections.recipe_section(model, cells),
         "training": sections.training_section(model.history),
         "method": method,
@@ -136,7 +146,9 @@ def collect(
         "example": (payload["features"]["symbols"] or payload["features"]["names"])[0],
         "components": sections.components_section(cells, found),
         "graph": sections.graph_section(found, rows=rows, xy=xy),
-        "markers": sections.markers_section(found, kind=cells.layout.modalities[modality].kind),
+        "markers": sections.markers_section(found, kind=cells.layout.modalities[modality].kind)
+        | {"modality": modality},
+        "other_markers": modalities.other_markers_section(cells, found, marked),
         "scores": sections.scores_section(scores),
         "cite": model.cite(),
         "command": command if isinstance(command, str) else shlex.join(command),
@@ -197,7 +209,7 @@ def _payload(
     )
     return {
         "n": len(rows),
-        "xy": [_axis(values) for values in xy.T],
+        "xy": [axis(values) for values in xy.T],
         "names": pack_text(np.asarray(embedded.names)[rows].tolist()),
         "columns": columns,
         "features": feature_values(
@@ -213,11 +225,6 @@ def _payload(
     }
 
 
-def _axis(values: np.ndarray) -> dict[str, Any]:
-    q, low, step = quantise(values, levels=65536)
-    return {"values": pack(q), "low": low, "step": step}
-
-
 def render(context: Mapping[str, Any]) -> str:
     """Fill the page; every name and label is escaped, and no script but the page's own may run.
 
@@ -230,7 +237,7 @@ def render(context: Mapping[str, Any]) -> str:
     from markupsafe import Markup
 
     folder = Path(__file__).parent
-    script = "\n".join((folder / name).read_text(encoding="utf-8") for name in ("map.js", "page.js"))
+    script = "\n".join((folder / name).read_text(encoding="utf-8") for name in SCRIPTS)
     environment = Environment(
         loader=FileSystemLoader(folder),
         autoescape=True,

@@ -33,6 +33,7 @@ __all__ = [
     "recipe_section",
     "scores_section",
     "training_section",
+    "zeros_of",
 ]
 
 SCORES = {
@@ -125,20 +126,36 @@ def label_first(cells: Cells) -> list[Covariate]:
     return sorted(cells.layout.covariates.values(), key=lambda c: ROLES[c.role])
 
 
-def read_section(cells: Cells) -> dict[str, Any]:
-    """What was read: a few large numbers, the choices made, and what there was to say."""
+def zeros_of(cells: Cells, modality: str) -> float | None:
+    """Share of zeros among the values of the cells measured in a modality; None where no counts are held."""
+    measured, n = cells.measured.get(modality), int(cells.present[modality].sum())
+    if not isinstance(measured, CSR) or not n:
+        return None
+    return 1 - int((measured.value != 0).sum()) / (n * cells.layout.modalities[modality].n_features)
+
+
+def read_section(cells: Cells, *, brief: bool = False) -> dict[str, Any]:
+    """What was read: a few large numbers, the choices made, and what there was to say.
+
+    Parameters
+    ----------
+    cells
+        As read.
+    brief
+        Whether totals and zeros are told elsewhere.
+    """
     several = len(cells.layout.modalities) > 1
     tiles = [{"value": number(len(cells)), "label": "cells"}]
     for name, modality in cells.layout.modalities.items():
         extra = f" ({name})" if several else ""
         what = "genes" if name == "rna" else "features"
         tiles.append({"value": number(modality.n_features), "label": what + extra})
-        measured = cells.measured.get(name)
-        if modality.kind == "counts" and len(cells):
-            median = round(float(np.median(cells.size[name].cpu().numpy())))
+        here = cells.present[name].cpu().numpy()
+        if modality.kind == "counts" and here.any() and not brief:
+            median = round(float(np.median(cells.size[name].cpu().numpy()[here])))
             tiles.append({"value": number(median), "label": "molecules in the median cell" + extra})
-        if isinstance(measured, CSR) and len(cells):
-            zeros = 1 - int((measured.value != 0).sum()) / (len(cells) * modality.n_features)
+        zeros = None if brief else zeros_of(cells, name)
+        if zeros is not None:
             tiles.append({"value": f"{100 * zeros:.1f} %", "label": "of the values are zero" + extra})
     r = cells.reading
     facts = [("source", r.source)]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from chreode.cells import Cells, Modality
 
-__all__ = ["PER", "choose_features", "columns_of", "feature_values"]
+__all__ = ["PER", "choose_features", "chosen_markers", "columns_of", "feature_values"]
 
 PER = 1e4
 """Shares and counts are shown per this many molecules."""
@@ -108,9 +108,9 @@ def columns_of(
     for name, modality in cells.layout.modalities.items():
         if modality.kind == "counts":
             title = "molecules in the cell" + (f" ({name})" if len(cells.layout.modalities) > 1 else "")
-            columns.append(
-                continuous_column(title, cells.size[name].cpu().numpy()[rows], role="cell", log=True)
-            )
+            # Of a cell that was not measured in it, the total is not zero but unknown.
+            total = np.where(cells.present[name].cpu(), cells.size[name].cpu(), np.nan)[rows]
+            columns.append(continuous_column(title, total, role="cell", log=True))
     if not trained.all():
         held = (~trained[rows]).astype(int)
         split = categorical_column("trained or held out", held, levels=["trained", "held out"], role="model")
@@ -145,10 +145,8 @@ def choose_features(
         Cells on the map and features in all; between 40 and 400 features are chosen, so that a page
         stays at a few megabytes.
     """
-    room = min(n_features, int(np.clip(BYTES // max(n_cells, 1), 40, 400)))
-    first = (
-        markers.sort_values(["rank", "component"])["feature"].to_numpy(dtype=np.int64) if len(markers) else []
-    )
+    room = min(n_features, _room(n_cells))
+    first = _best_first(markers)
     spread = np.zeros(n_features)
     if means is not None and sizes.sum() > 0:
         weight = sizes / sizes.sum()
@@ -158,9 +156,38 @@ def choose_features(
         mean = measured.sum_columns().double().numpy() / len(measured)
         square = measured.with_value(measured.value**2).sum_columns().double().numpy() / len(measured)
         spread = (square - mean**2) / (mean + 1e-9)
-    order = np.concatenate([np.asarray(first, dtype=np.int64), np.argsort(-spread, kind="stable")])
-    _, where = np.unique(order, return_index=True)
-    return order[np.sort(where)][:room]
+    return _once(np.concatenate([first, np.argsort(-spread, kind="stable")]))[:room]
+
+
+def chosen_markers(markers: pd.DataFrame, *, n_cells: int, sharing: int) -> np.ndarray:
+    """Choose markers alone, for modalities that share half the room of the one shown first.
+
+    Parameters
+    ----------
+    markers
+        From `components.markers_of`.
+    n_cells
+        Cells on the map.
+    sharing
+        How many modalities share the room.
+    """
+    return _once(_best_first(markers))[: _room(n_cells) // (2 * sharing)]
+
+
+def _room(n_cells: int) -> int:
+    return int(np.clip(BYTES // max(n_cells, 1), 40, 400))
+
+
+def _best_first(markers: pd.DataFrame) -> np.ndarray:
+    if not len(markers):
+        return np.zeros(0, dtype=np.int64)
+    return markers.sort_values(["rank", "component"])["feature"].to_numpy(dtype=np.int64)
+
+
+def _once(features: np.ndarray) -> np.ndarray:
+    """Each feature where it comes first."""
+    _, where = np.unique(features, return_index=True)
+    return features[np.sort(where)]
 
 
 def feature_values(
@@ -223,11 +250,13 @@ def _shown(modality: Modality, i: int) -> str:
 def _observed(cells: Cells, *, modality: str, features: np.ndarray) -> list[dict[str, Any]]:
     """Observed values, one feature at a time, in 255 steps; counts up to 254 are exact."""
     measured, mask = cells.measured[modality], cells.mask(modality)
+    absent = ~cells.present[modality].cpu().numpy()
     stored = _sparse(measured, features) if isinstance(measured, CSR) else _dense(measured, features)
     out = []
     for j, (q, low, step) in zip(features, stored, strict=True):
         if mask is not None:
             q[~mask[:, int(j)].cpu().numpy()] = UNMEASURED
+        q[absent] = UNMEASURED
         out.append({"low": low, "step": step, "values": pack(q)})
     return out
 
