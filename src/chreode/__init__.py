@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from chreode.io import datasets
     from chreode.io.read import read
     from chreode.io.simulate import simulate
+    from chreode.perturb import linkage
     from chreode.recipe import recipe
     from chreode.storage import cite
 
@@ -31,6 +32,7 @@ __all__ = [
     "distil",
     "evaluate",
     "fit",
+    "linkage",
     "load",
     "read",
     "recipe",
@@ -49,6 +51,7 @@ _WHERE = {
     "distil": "chreode.fitted:distil",
     "evaluate": "chreode.evaluate",
     "fit": "chreode.fitted:fit",
+    "linkage": "chreode.perturb.linkage:linkage",
     "load": "chreode.fitted:load",
     "read": "chreode.io.read:read",
     "recipe": "chreode.recipe:recipe",
