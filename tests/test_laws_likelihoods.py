@@ -168,6 +168,12 @@ def test_deep_cells_and_extreme_outputs(name):
     agree(by_raw, want_raw, torch.cat([c.x] * c.head.outputs, 1), "gradient")
 
 
+def test_counts_of_deep_cells_are_not_lost_to_rounding():
+    c = case("nb", g=2000, depth=3e7, seed=5)
+    value, want = (found(c, torch.ones(N).double(), dtype)[0] for dtype in (torch.float32, torch.float64))
+    assert ((value.double() - want).abs() / want.abs()).max() < 1e-4
+
+
 @pytest.mark.parametrize("same", [True, False])
 def test_nearly_poisson_features_that_lost_their_counts(same):
     generator = torch.Generator().manual_seed(0)

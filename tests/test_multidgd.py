@@ -152,3 +152,37 @@ def test_likelihoods_by_modality_are_checked(paired):
     assert type(build.model.decoder.readout.heads["atac"]).__name__ == "Poisson"
     with pytest.raises(InputError, match="Expected a valid 'likelihood'"):
         ch.recipes.multidgd(likelihood={"atac": "gauss"})
+
+
+@pytest.mark.parametrize("name", ["orig.ident", "type", "training", "keys"])
+def test_columns_and_modalities_may_have_any_name(paired, name, tmp_path):
+    import mudata
+
+    with mudata.set_options(pull_on_update=False):
+        other = mudata.MuData({name: paired["rna"].copy(), "a.b": paired["atac"].copy()})
+    other.obs[name] = paired.obs["batch"].to_numpy()
+    cells = ch.read(other, batch=name)
+    fitted = ch.fit(cells, ch.recipes.multidgd(dim=3, components=2), epochs=1, seed=0, progress=False)
+    fitted.save(tmp_path / "m")
+    assert ch.load(tmp_path / "m").embedded.embeddings[name].shape == (500, 2)
+    assert ch.load(tmp_path / "m").embedded.expected("a.b").shape == (500, 300)
+
+
+def test_cells_with_peaks_alone_are_trained(paired):
+    cut = mosaic(paired, fraction=0.3, modality="rna", seed=0)
+    cells = ch.read(cut)
+    fitted = ch.fit(
+        cells, ch.recipes.multidgd(dim=3, components=2), epochs=1, validation=0, seed=0, progress=False
+    )
+    assert fitted.embedded.trained.all()
+
+
+def test_an_encoder_of_several_modalities_is_refused(model):
+    with pytest.raises(InputError, match="model of one modality to distil"):
+        ch.fitted.distil(model, epochs=1)
+
+
+def test_a_model_without_its_cells_still_decodes(model, tmp_path):
+    model.save(tmp_path / "m", cells=False)
+    loaded = ch.load(tmp_path / "m")
+    np.testing.assert_allclose(loaded.component_means("rna"), model.component_means("rna"), rtol=1e-5)

@@ -215,3 +215,31 @@ def test_features_shared_instead_of_cells_are_refused(tmp_path):
     with pytest.raises(InputError, match="read them together"):
         read(tmp_path / "a.h5mu")
     assert len(read(dict(mdata.mod))) == 10
+
+
+def test_the_biotype_of_genes_is_no_modality():
+    adata = modality(N, 12, prefix="g", seed=0)
+    for column, values in {
+        "feature_type": ["protein_coding"] * 8 + ["lncRNA"] * 4,
+        "feature_types": ["Gene Expression"] * 8 + [None] * 4,
+        "modality": [True] * 8 + [False] * 4,
+    }.items():
+        other = adata.copy()
+        other.var[column] = values
+        assert list(read(other).layout.modalities) == ["rna"]
+    both = adata.copy()
+    both.var["feature_types"] = ["Gene Expression"] * 8 + ["rna"] * 4
+    assert read(both).layout.modalities["rna"].n_features == 12
+    peaks = adata.copy()
+    peaks.var["feature_types"] = "Peaks"
+    assert list(read(peaks).layout.modalities) == ["atac"]
+
+
+def test_a_view_of_the_memory_does_not_outlive_it():
+    cells = read(paired())
+    some = cells[torch.arange(5)].measured["rna"].dense()
+    csr = cells.measured["rna"]
+    assert csr.__reduce__()[0] is type(csr)
+    csr.value = csr.value.clone()  # as when it is moved to shared memory
+    assert csr._view is None or csr._view.data.ctypes.data != csr.value.data_ptr()
+    torch.testing.assert_close(cells[torch.arange(5)].measured["rna"].dense(), some)

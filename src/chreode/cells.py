@@ -359,9 +359,10 @@ class Cells:
 
     @property
     def counted(self) -> Bool[Tensor, " n"]:
-        """Which cells have a count in some counted modality; all of them where none is counted."""
-        sizes = [self.size[m] > 0 for m, d in self.layout.modalities.items() if d.kind == "counts"]
-        return torch.stack(sizes).any(0) if sizes else torch.ones_like(self.index, dtype=torch.bool)
+        """Which cells say something: by a count in some modality, or by another they were measured in."""
+        kinds = self.layout.modalities.items()
+        there = [self.size[m] > 0 if d.kind == "counts" else self.present[m] for m, d in kinds]
+        return torch.stack(there).any(0) if there else torch.ones_like(self.index, dtype=torch.bool)
 
     def mask(self, modality: str) -> Bool[Tensor, "n g"] | None:
         """Which features each cell's panel measured; None when all were."""
@@ -414,7 +415,7 @@ def encode(covariate: Covariate, level: str | float | None) -> float | int:
     if not covariate.categorical:
         try:
             return (float(level) - covariate.location) / covariate.scale
-        except ValueError:
+        except (TypeError, ValueError):
             msg = (
                 f"Expected a number for {covariate.column!r}; found {level!r}. Give a number, or None for "
                 "unknown."

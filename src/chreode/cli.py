@@ -69,8 +69,14 @@ def _by_modality(text: str | None, *, number: bool = False) -> Any:
     if text is None:
         return None
     if "=" in text:
-        pairs = (part.partition("=") for part in text.split(","))
-        return {name.strip(): _by_modality(value.strip(), number=number) for name, _, value in pairs}
+        pairs = [part.split("=") for part in text.split(",")]
+        names = [pair[0].strip() for pair in pairs]
+        if any(len(pair) != 2 or not all(part.strip() for part in pair) for pair in pairs) or len(
+            set(names)
+        ) < len(names):
+            msg = f"Expected one value, or MODALITY=VALUE,MODALITY=VALUE; found {text!r}. Write it like that."
+            raise InputError(msg)
+        return {pair[0].strip(): _by_modality(pair[1].strip(), number=number) for pair in pairs}
     return int(text) if number and re.fullmatch(r"[+-]?\d+", text) else text
 
 

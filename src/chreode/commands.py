@@ -113,6 +113,8 @@ def report(folder: Path, *, data: Path | None) -> None:
         raise InputError(msg)
     model = load(where)
     cells = read(_counts_of(folder, facts, data), **model.reading.schema)
+    if set(model.layout.modalities) < set(cells.layout.modalities):
+        cells = cells.only(*model.layout.modalities)
     if dict(cells.layout.modalities) != dict(model.layout.modalities):
         msg = (
             f"Expected the cells that were fitted; found other features in {cells.reading.source}. "

@@ -41,6 +41,11 @@ class CSR:
     def __len__(self) -> int:
         return len(self.crow) - 1
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Sending tensors to another process moves their memory: no view of it may stay behind.
+        self._view = None
+        return CSR, (self.crow, self.col, self.value, self.width)
+
     def __repr__(self) -> str:
         return f"CSR({len(self)} x {self.width}, {len(self.value)} non-zeros)"
 
@@ -62,7 +67,8 @@ class CSR:
         rows = rows.to(self.crow.device)
         if self._small():
             # SciPy copies whole rows, an order of magnitude faster than a gather entry by entry.
-            self._view = self.scipy() if self._view is None else self._view
+            if self._view is None or self._view.data.ctypes.data != self.value.data_ptr():
+                self._view = self.scipy()
             parts = self._view[rows.numpy()]
             crow, col, value = (torch.from_numpy(x) for x in (parts.indptr, parts.indices, parts.data))
             return CSR(crow.long(), col, value, self.width)

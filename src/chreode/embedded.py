@@ -127,8 +127,8 @@ class Embedded:
         """The distribution that codes of the main latent decode to, at size 1 and average covariates."""
         cells = blank(self.cells.layout, len(z))
         codes = {
-            name: z if name == self.code else value.mean(0).expand(len(z), -1)
-            for name, value in self.codes.items()
+            name: z if name == self.code else self._average(name).expand(len(z), -1)
+            for name in self.module.latents
         }
         return self.module.decoder(codes, cells)[self._modality(modality)]
 
@@ -204,10 +204,17 @@ class Embedded:
             column = self.cells.layout.resolve(latent.column).column
             if column in columns:
                 means = latent.prior.modes().detach()
-                average = latent.prior.mixture().weights.detach() @ means
                 level = cells.covariates[column]
-                moved[name] = torch.where((level >= 0)[:, None], means[level.clamp(min=0)], average)
+                known = (level >= 0)[:, None]
+                moved[name] = torch.where(known, means[level.clamp(min=0)], self._average(name))
         return moved
+
+    def _average(self, latent: str) -> Float[Tensor, " d"]:
+        """The code of an average cell in another latent than the main one."""
+        part = self.module.latents[latent]
+        if part.column:
+            return part.prior.mixture().weights.detach() @ part.prior.modes().detach()
+        return self.codes[latent].mean(0)
 
     def write(self, adata: ad.AnnData) -> None:
         """Write into the user's AnnData, whose cells must be these, in any order.

@@ -483,6 +483,12 @@ def distil(
     FittedModel
         The same model with encoders; ``project(source, refine=20)`` moves their codes by a few steps.
     """
+    if len(model.layout.modalities) > 1:
+        msg = (
+            f"Expected a model of one modality to distil; found {listing(model.layout.modalities)}. Project "
+            "without an encoder: model.project(source)."
+        )
+        raise InputError(msg)
     embedded = model.embedded if source is None else model.project(source)
     if not embedded.cells.measured:
         msg = (

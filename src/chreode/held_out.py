@@ -12,6 +12,8 @@ from chreode.io.loader import thin
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from chreode.axes import Tensor
+    from chreode.cells import Measured
     from chreode.parts import Observed
 
 __all__ = ["halves", "nats", "spent"]
@@ -79,6 +81,15 @@ def spent(observed: Mapping[str, Observed], cells: Cells) -> tuple[float, float]
         part, number = nats(one, cells, modality)
         measured = cells.measured[modality]
         if len(observed) > 1 and cells.layout.modalities[modality].kind == "binary":
-            number = float((measured.value if isinstance(measured, CSR) else measured).sum())
+            number = _ones(measured, cells.mask(modality))
         total, on = total + part, on + number
     return total, on
+
+
+def _ones(measured: Measured, mask: Tensor | None) -> float:
+    """Ones among the features that are scored."""
+    if not isinstance(measured, CSR):
+        return float((measured if mask is None else measured * mask).sum())
+    if mask is None:
+        return float(measured.value.sum())
+    return float(measured.value[mask[measured.row, measured.col.long()]].sum())

@@ -16,6 +16,7 @@ from chreode.decoders.product import rounding, rounds_fast
 from chreode.held_out import halves, spent
 from chreode.io.loader import minibatches
 from chreode.memory import kept_memory
+from chreode.named import module_name
 from chreode.objective import Step
 from chreode.optim import CodeAdam, codebooks, optimiser
 from chreode.plan import Event, Moment
@@ -133,7 +134,7 @@ class _Rank:
 
     @staticmethod
     def _weight(latent: str) -> str:
-        return f"latents.{latent}.infer.weight"
+        return f"latents.{module_name(latent)}.infer.weight"
 
     # ---- the loop
 

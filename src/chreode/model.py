@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from chreode.axes import Float, Tensor
+from chreode.named import Named
 from chreode.parts import Code, Density, Given, Observed
 
 if TYPE_CHECKING:
@@ -67,12 +68,12 @@ class LatentModel(nn.Module):
         ``decoder({name: z}, cells) -> {modality: Observed}``.
     """
 
-    latents: Any  # a ModuleDict of Latent
+    latents: Any  # Named, of Latent
     decoder: Any
 
     def __init__(self, latents: Mapping[str, Latent], decoder: nn.Module) -> None:
         super().__init__()
-        self.latents = nn.ModuleDict(latents)
+        self.latents = Named(latents)
         self.decoder = decoder
 
     def forward(self, cells: Cells) -> Trace:

@@ -10,6 +10,7 @@ from torch import nn
 from chreode.axes import Float, Tensor
 from chreode.decoders.hidden import Hidden
 from chreode.decoders.readout import Readout
+from chreode.named import Named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -61,7 +62,7 @@ class Joint(nn.Module):
         super().__init__()
         self.hidden = Hidden(layout, inputs, hidden, columns=columns)
         widths = {m: max(least, math.isqrt(layout.modalities[m].n_features)) for m in heads}
-        self.branches = nn.ModuleDict(
+        self.branches = Named(
             {m: nn.Sequential(nn.Linear(hidden[-1], width), nn.ReLU()) for m, width in widths.items()}
         )
         self.readout = Readout(layout, widths, heads, columns=columns)

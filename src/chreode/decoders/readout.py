@@ -11,6 +11,7 @@ from chreode.axes import Float, Tensor
 from chreode.cells import CSR, Cells, Layout
 from chreode.decoders.product import Product
 from chreode.errors import InputError
+from chreode.named import Named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -82,7 +83,7 @@ class Readout(nn.Module):
         When a head's support does not hold a modality's values.
     """
 
-    heads: Any  # ModuleDicts, whose values are called and asked for what a plain Module lacks
+    heads: Any  # Named, whose values are called and asked for what a plain Module lacks
     outputs: Any
     offsets: Any
 
@@ -95,9 +96,7 @@ class Readout(nn.Module):
         columns: Collection[str] | None = None,
     ) -> None:
         super().__init__()
-        self.heads = nn.ModuleDict()
-        self.outputs = nn.ModuleDict()
-        self.offsets = nn.ModuleDict()
+        made: dict[str, dict[str, Any]] = {"heads": {}, "outputs": {}, "offsets": {}}
         for name, make in heads.items():
             described = layout.modalities[name]
             head: Any = make(described.n_features)
@@ -108,10 +107,11 @@ class Readout(nn.Module):
                     "them (normal holds any finite value), or read the data with another values=."
                 )
                 raise InputError(msg)
-            self.heads[name] = head
             outputs = head.outputs * described.n_features
-            self.outputs[name] = Product(width if isinstance(width, int) else width[name], outputs)
-            self.offsets[name] = Conditions(layout, outputs, columns=columns)
+            made["heads"][name] = head
+            made["outputs"][name] = Product(width if isinstance(width, int) else width[name], outputs)
+            made["offsets"][name] = Conditions(layout, outputs, columns=columns)
+        self.heads, self.outputs, self.offsets = (Named(made[part]) for part in made)
 
     def forward(
         self, hidden: Float[Tensor, "n w"] | Mapping[str, Tensor], cells: Cells

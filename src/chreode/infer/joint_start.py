@@ -10,6 +10,7 @@ from torch import nn
 
 from chreode.axes import Float, Tensor
 from chreode.infer.start import PrincipalStart, remove_batches
+from chreode.named import Named
 
 if TYPE_CHECKING:
     from chreode.cells import Cells, Layout
@@ -46,7 +47,7 @@ class JointStart(nn.Module):
         super().__init__()
         self.dim, self.batch = dim, batch
         self.cite = ("harmony",) if batch else ()
-        self.parts = nn.ModuleDict({m: PrincipalStart(layout, dim, modality=m) for m in layout.modalities})
+        self.parts = Named({m: PrincipalStart(layout, dim, modality=m) for m in layout.modalities})
         wide = dim * len(self.parts)
         self.register_buffer("mean", torch.zeros(wide))
         self.register_buffer("covariance", torch.eye(wide))
@@ -95,7 +96,7 @@ class JointStart(nn.Module):
         return start
 
     def _parts(self) -> list[tuple[str, PrincipalStart]]:
-        return list(self.parts.items())  # type: ignore[arg-type]
+        return self.parts.items()
 
     def _completed(self, found: Tensor, cells: Cells) -> Tensor:
         """Centred components of all modalities, those of absent ones expected from the others."""

@@ -79,6 +79,8 @@ class PrincipalStart(nn.Module):
         values = self._transform(some)
         matrix: Any = values.scipy() if isinstance(values, CSR) else values.cpu().numpy()
         found = min(self.loadings.shape[1], min(matrix.shape) - 1)
+        if found < 1 or not (values.value if isinstance(values, CSR) else values).var() > 0:
+            return torch.zeros(len(cells), self.loadings.shape[1])  # nothing varies
         # Never dense, and many times faster than the eigenvectors of a covariance of all features.
         pca: Any = PCA(found, svd_solver="arpack", random_state=int(seed)).fit(matrix)
         scale = float(np.sqrt(pca.explained_variance_[0])) or 1.0

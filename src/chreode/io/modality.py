@@ -116,6 +116,8 @@ def learn_modality(
 def reuse_modality(part: Part, asked: Asked, known: Modality, room: Room, *, one_of: int, n: int) -> Read:
     """Read a modality for a model: its features are the model's."""
     source = part.source
+    if one_of > 1 and not len(source.cells):
+        return absent(known, n)
     field = source.field(asked.counts)
     refuse_names(source, field)
     matched = match(field, known)

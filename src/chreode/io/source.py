@@ -184,24 +184,66 @@ class Source:
 
 
 # What Cell Ranger calls them, and everybody else.
-_TYPES = {"Gene Expression": "rna", "Peaks": "atac", "Antibody Capture": "prot"}
+_TYPES = {
+    "Gene Expression": "rna",
+    "Peaks": "atac",
+    "Antibody Capture": "prot",
+    "CRISPR Guide Capture": "crispr",
+    "Multiplexing Capture": "multiplexing",
+    "Custom": "custom",
+}
+# Other names that mean a modality wherever they stand; "protein_coding" does not.
+_NAMES = {"rna", "gex", "atac", "peaks", "prot", "protein", "adt", "hto", "cite", "crispr", "custom"}
 _TYPE_COLUMNS = ("feature_types", "feature_type", "modality")
 
 
 def by_type(source: Source) -> Source:
-    """The same source in parts, where a column of its features says that they are of several types.
+    """The same source in parts, where a column of its features says of which modality each is.
 
-    Cell Ranger's types are called ``rna``, ``atac`` and ``prot``; others keep their name.
+    Cell Ranger's types are called ``rna``, ``atac``, ``prot``, ...; others keep their name. A column that
+    says something else, such as the biotype of genes, or does not say it of all features, is left alone.
     """
-    column = next((c for c in _TYPE_COLUMNS if c in source.features.columns), None)
-    if column is None:
-        return source
-    types = source.features.column(column).astype(str).to_numpy()
-    if len(set(types)) < 2:
-        return source
-    kinds: list[str] = list(dict.fromkeys(types))
-    parts = {_TYPES.get(kind, kind): Part(_of_type(source, column, kind)) for kind in kinds}
-    return Source(source.name, source.cells, messages=source.messages, parts=parts)
+    for column in _TYPE_COLUMNS:
+        if column not in source.features.columns:
+            continue
+        kinds = _modality_of(source.features, column)
+        if kinds is None:
+            continue
+        found: list[str] = list(dict.fromkeys(kinds))
+        if found == [MODALITY]:
+            return source
+        parts = {kind: Part(_of_type(source, column, kind, kinds == kind)) for kind in found}
+        return Source(source.name, source.cells, messages=source.messages, parts=parts)
+    return source
+
+
+def _modality_of(features: Table, column: str) -> np.ndarray | None:
+    """The modality of each feature; None where the column says something else."""
+    values = features.column(column)
+    if values.isna().any() or values.dtype == bool:
+        return None
+    named = [_TYPES.get(str(value), str(value)) for value in values]
+    ours = set(_TYPES.values())
+    if column != "modality" and any(n not in ours and n.casefold() not in _NAMES for n in set(named)):
+        return None
+    return np.asarray(named, dtype=object)
+
+
+def _of_type(source: Source, column: str, kind: str, here: np.ndarray) -> Source:
+    def restricted(found: Field) -> Field:
+        if len(found.features) == len(here) and found.features is source.features:
+            return Field(found.matrix.only(here), found.features.only(here))
+        kinds = _modality_of(found.features, column) if column in found.features.columns else None
+        if kinds is None:
+            msg = (
+                f"Expected a column {column!r} in the feature table of {source.name} that says the modality "
+                "of each; found none beside this matrix. Read X, or a layer."
+            )
+            raise InputError(msg)
+        return Field(found.matrix.only(kinds == kind), found.features.only(kinds == kind))
+
+    fields = {name: lambda make=make: restricted(make()) for name, make in source.fields.items()}
+    return Source(f"{kind} of {source.name}", source.cells, source.features.only(here), fields)
 
 
 def together(name: str, cells: Table, parts: Mapping[str, Source]) -> Source:
@@ -247,24 +289,6 @@ def _with_columns(cells: Table, parts: Mapping[str, Part]) -> Table:
         return pd.Series(found.array, index=rows).reindex(np.arange(len(cells)))
 
     return Table(cells.names, (*cells.columns, *owner), column)
-
-
-def _of_type(source: Source, column: str, kind: str) -> Source:
-    named = _TYPES.get(kind, kind)
-
-    def restricted(found: Field) -> Field:
-        if column not in found.features.columns:
-            msg = (
-                f"Expected a column {column!r} in the feature table of {source.name} that says the modality "
-                "of each; found none beside this matrix. Read X, or a layer."
-            )
-            raise InputError(msg)
-        here = found.features.column(column).astype(str).to_numpy() == kind
-        return Field(found.matrix.only(here), found.features.only(here))
-
-    fields = {name: lambda make=make: restricted(make()) for name, make in source.fields.items()}
-    here = source.features.column(column).astype(str).to_numpy() == kind
-    return Source(f"{named} of {source.name}", source.cells, source.features.only(here), fields)
 
 
 def text(values: Any) -> np.ndarray:

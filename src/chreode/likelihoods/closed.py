@@ -64,7 +64,7 @@ def score_negative_binomial(
     With :math:`e` the gradient to :math:`\log\mu`, that to the logits is :math:`e - \rho \sum e`.
     """
     raw, size, log_theta = inputs
-    logits, size = masked(raw, mask), size.clamp_min(NO_SIZE)
+    logits, size = masked(raw, mask).contiguous(), size.clamp_min(NO_SIZE)
     share, log_total = shares(logits)
     theta = log_theta.exp()
     at, pull, slope = _at_counts(entries, logits, size.log() - log_total, theta, wanted)

@@ -231,8 +231,11 @@ def _cell(logits, size, weight, theta, inverse, col, x, pull, work, gradient, by
     for k in range(n):
         j = np.uint32(col[k])
         logit[k], mean[k], there[k] = logits[j], gradient[j] * size, theta[j]
-    log_scale = _F4(math.log(size) - math.log(total)) - largest
+    exact = math.log(np.float64(size)) - math.log(np.float64(total)) - np.float64(largest)
+    log_scale = _F4(exact)
     at_counts, up = _with_counts(x, logit, mean, there, log_scale)
+    # What the rounding lost counts once a molecule, and deep cells have many.
+    value -= _F4(x.sum() * (exact - log_scale))
     _to_logits(gradient, pull, up - down)
     for k in range(n):
         j = np.uint32(col[k])
@@ -321,8 +324,9 @@ def score_negative_binomial(
     """The same as `chreode.likelihoods.closed.score_negative_binomial`, in float32 on the CPU."""
     raw, size, log_theta = inputs
     logits = masked(raw, mask).contiguous()
-    theta = log_theta.exp()
-    size = size.clamp_min(1e-20)
+    theta = log_theta.exp().to(logits.dtype)
+    size = size.to(logits.dtype).clamp_min(1e-20)
+    weight = None if weight is None else weight.to(logits.dtype).contiguous()
     (n, g), count = logits.shape, threads()
     value, by_log_size, gradient = torch.empty_like(size), torch.empty_like(size), torch.empty_like(logits)
     by_theta = logits.new_zeros(count, g)
@@ -331,7 +335,7 @@ def score_negative_binomial(
         [
             torch.tensor([n, g, len(entries.value), count]),
             *(entries.crow, entries.narrow, entries.value),
-            *(logits, size, torch.ones_like(size) if weight is None else weight.contiguous()),
+            *(logits, size, torch.ones_like(size) if weight is None else weight),
             *(theta, 1 / theta),
             *(value, by_log_size, gradient, by_theta),
         ],

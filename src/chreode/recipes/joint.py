@@ -42,7 +42,7 @@ def multidgd(
     *,
     dim: Annotated[int, Field(ge=1, le=512)] = 20,
     components: Annotated[int, Field(ge=1, le=1000)] | None = None,
-    hidden: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = (100, 100),
+    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1)] = (100, 100),
     likelihood: dict[str, Literal["nb", "poisson", "zinb", "bernoulli", "normal"]] | None = None,
     covariate_dim: Annotated[int, Field(ge=1, le=32)] = 2,
     covariance: Literal["tied", "diagonal", "isotropic", "full"] = "tied",
@@ -79,6 +79,9 @@ def multidgd(
     terms = [reconstruction(), prior("basal"), hyperprior("basal")]
     events = [start_codes(), centre_decoder()]
     levels = {name: c for name, c in layout.conditions.items() if c.categorical}
+    if "basal" in levels:
+        msg = "Expected batch and covariates of other names than 'basal', the cells' own code. Rename it."
+        raise InputError(msg)
     for name, covariate in levels.items():
         book = Codebook(layout.n_cells, covariate_dim)
         latents[name] = Latent(book, LabelledMixture(name, len(covariate.levels), covariate_dim))
