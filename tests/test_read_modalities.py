@@ -243,3 +243,23 @@ def test_a_view_of_the_memory_does_not_outlive_it():
     csr.value = csr.value.clone()  # as when it is moved to shared memory
     assert csr._view is None or csr._view.data.ctypes.data != csr.value.data_ptr()
     torch.testing.assert_close(cells[torch.arange(5)].measured["rna"].dense(), some)
+
+
+def test_values_that_are_named_are_not_guessed():
+    ones = paired()
+    assert read(ones, values={"atac": "counts"}).layout.modalities["atac"].kind == "counts"
+    counted = paired(atac=modality(N, 20, prefix="chr1:1-", seed=1))
+    cells = read({"a": ones, "b": counted}, values={"atac": "counts"})
+    assert cells.layout.modalities["atac"].kind == "counts"
+    assert len(cells) == 2 * N
+
+
+def test_a_column_that_one_source_lacks_is_missing_there():
+    one, two = paired(), paired()
+    del two.obs["donor"]
+    cells = read({"one": one, "two": two}, label="donor")
+    assert cells.level_names("donor").tolist() == [*one.obs["donor"], *[None] * N]
+    with pytest.raises(InputError, match=r"column 'type' with values in one of 'one', 'two'"):
+        read({"one": one, "two": two}, label="type")
+    with pytest.raises(InputError, match="column 'donor'"):
+        read({"one": one, "two": two}, batch="donor")

@@ -118,9 +118,9 @@ def fit(
         ),
     ] = None,
     values: Annotated[
-        str,
+        str | None,
         typer.Option(metavar="KIND", help="What they are: counts, binary or continuous; or by modality."),
-    ] = "counts",
+    ] = None,
     modality: Modality = None,
     settings: Annotated[
         list[str] | None,

@@ -105,7 +105,7 @@ def learn_modality(
             f"Expected values in the {chosen.modality.n_features:,} chosen features; found nothing but zeros."
         )
         raise InputError(msg + " Choose other features.")
-    if one_of > 1 and asked.values == "counts" and found.largest == 1:
+    if one_of > 1 and asked.open and found.largest == 1:
         said = f"Every value of {source.name} is 0 or 1: it is read as binary."
         chosen = chosen._replace(
             modality=replace(chosen.modality, kind="binary"), messages=(*chosen.messages, said)

@@ -47,7 +47,7 @@ def read(
     label: str | None = None,
     covariates: str | Sequence[str] = (),
     features: str | Iterable[str] | int | Mapping[str, Any] | None = None,
-    values: str | Mapping[str, str] = "counts",
+    values: str | Mapping[str, str] | None = None,
     modalities: str | Sequence[str] = (),
     like: Fitted | None = None,
 ) -> Cells:
@@ -82,7 +82,7 @@ def read(
         Which features: a boolean column of the feature table, a list of names (kept in its order), or how
         many of the most variable ones by deviance within batches; all by default.
     values
-        ``counts`` (0, 1, 2, ...), ``binary`` (0 and 1) or ``continuous`` (anything finite).
+        ``counts`` (0, 1, 2, ...), the default, ``binary`` (0 and 1) or ``continuous`` (anything finite).
     modalities
         Those to read; all by default. Of a source that does not say what it holds, its name (``rna`` by
         default).
@@ -150,7 +150,7 @@ def _read(
         if alone:
             schema.refuse_unknown(opened.parts or schema.modalities or [MODALITY], opened.name)
         if like is None:
-            return _learn(opened, schema, room)
+            return _learn(opened, schema if alone else _known(opened, schema), room)
         return _reuse(opened, schema, like, room)
 
 
@@ -167,9 +167,24 @@ def _several(sources: Mapping[str, Any], schema: Schema, like: Fitted | None) ->
         within = replace(schema, batch=batch, label=label, covariates=others)
     read = {str(name): _read(one, within, like=like, alone=False) for name, one in sources.items()}
     schema.refuse_unknown({m for one in read.values() for m in one.layout.modalities}, listing(sources))
+    columns = {column for one in read.values() for column in one.layout.covariates}
+    for name, _ in within.roles:
+        if like is None and name not in columns:
+            msg = f"Expected a column {name!r} with values in one of {listing(sources)}; found none."
+            raise InputError(msg + " Leave it out, or name another.")
     trained = like.layout.covariates.get("source") if like else None
     role = trained.role if trained else dict(schema.roles).get("source")
     return join(read, role=role, like=like.layout if like else None, schema=schema)
+
+
+def _known(source: Source, schema: Schema) -> Schema:
+    """Without the label and covariates that this one of several sources does not know: they are missing."""
+
+    def known(name: str | None) -> bool:
+        return name in source.cells.columns and not source.cells.column(str(name)).isna().all()
+
+    covariates = tuple(name for name in schema.covariates if known(name))
+    return replace(schema, label=schema.label if known(schema.label) else None, covariates=covariates)
 
 
 def _parts(source: Source, schema: Schema) -> dict[str, Part]:

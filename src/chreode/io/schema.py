@@ -23,11 +23,12 @@ T = TypeVar("T")
 
 
 class Asked(NamedTuple):
-    """The layer, the features and the kind of values of one modality."""
+    """The layer, the features and the kind of values of one modality, and whether that was left open."""
 
     counts: str | None
     features: Features
     values: Values
+    open: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Schema:
     features
         None for all, a boolean column of the feature table, names, or how many; or one by modality.
     values
-        What the values are; or one by modality.
+        What the values are, or one by modality; None for counts, or zeros and ones where there are no others.
     modalities
         Those that are read; empty for all.
     """
@@ -55,7 +56,7 @@ class Schema:
     label: str | None = None
     covariates: tuple[str, ...] = ()
     features: Features | Mapping[str, Features] = None
-    values: Values | Mapping[str, Values] = "counts"
+    values: Values | Mapping[str, Values] | None = None
     modalities: tuple[str, ...] = ()
 
     @classmethod
@@ -67,7 +68,7 @@ class Schema:
         label: str | None = None,
         covariates: str | Sequence[str] = (),
         features: str | Iterable[str] | int | Mapping[str, Any] | None = None,
-        values: str | Mapping[str, str] = "counts",
+        values: str | Mapping[str, str] | None = None,
         modalities: str | Sequence[str] = (),
     ) -> Schema:
         """Check the arguments' types and bring them to plain values.
@@ -109,10 +110,12 @@ class Schema:
 
     def of_modality(self, name: str) -> Asked:
         """What is asked of one modality."""
+        values = self.values.get(name) if isinstance(self.values, Mapping) else self.values
         return Asked(
             self.counts.get(name) if isinstance(self.counts, Mapping) else self.counts,
             self.features.get(name) if isinstance(self.features, Mapping) else self.features,
-            self.values.get(name, "counts") if isinstance(self.values, Mapping) else self.values,
+            values or "counts",
+            values is None,
         )
 
     def refuse_unknown(self, known: Iterable[str], where: str) -> None:
@@ -169,11 +172,11 @@ def _each(value: Any, check: Callable[[Any], T]) -> Any:
     return {str(name): check(one) for name, one in value.items()}
 
 
-def _values(values: object) -> Values:
-    if values not in get_args(Values):
+def _values(values: object) -> Values | None:
+    if values is not None and values not in get_args(Values):
         msg = f"Expected values to be one of {', '.join(get_args(Values))}; found {values!r}."
         raise InputError(msg)
-    return cast("Values", values)
+    return cast("Values | None", values)
 
 
 def _text(name: Any, argument: str, *, optional: bool = False) -> Any:
