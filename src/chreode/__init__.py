@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from chreode import evaluate, recipes, report
+    from chreode.embedded import Embedded
     from chreode.errors import InputError
-    from chreode.fitted import Embedded, FittedModel, distil, fit, load
+    from chreode.fitted import FittedModel, distil, fit, load
     from chreode.io import datasets
     from chreode.io.read import read
     from chreode.io.simulate import simulate
@@ -43,7 +44,7 @@ __all__ = [
 
 # Where each name lives: "module:attribute", or a whole module.
 _WHERE = {
-    "Embedded": "chreode.fitted:Embedded",
+    "Embedded": "chreode.embedded:Embedded",
     "FittedModel": "chreode.fitted:FittedModel",
     "InputError": "chreode.errors:InputError",
     "cite": "chreode.storage:cite",

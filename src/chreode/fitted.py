@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from chreode.model import LatentModel
 
-__all__ = ["Embedded", "FittedModel", "distil", "fit", "load"]
+__all__ = ["FittedModel", "distil", "fit", "load"]
 
 _PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true")
 
