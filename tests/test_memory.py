@@ -39,7 +39,8 @@ def test_what_is_freed_is_used_again():
         with kept_memory():
             pass
         inside = churn(5)
-    assert inside < outside / 5
+    # Once at most, where the first block has meanwhile been cut.
+    assert inside < outside / 3
 
 
 def test_memory_is_given_back_afterwards():
