@@ -139,6 +139,12 @@ class CSR:
         return sp.csr_matrix((self.value.cpu().numpy(), self.col.cpu().numpy(), crow.numpy()), self.shape)
 
     @classmethod
+    def empty(cls, n: int, width: int) -> CSR:
+        """Rows without a single non-zero."""
+        nothing = torch.zeros(0)
+        return cls(torch.zeros(n + 1, dtype=torch.int64), nothing.int(), nothing, width)
+
+    @classmethod
     def of(cls, matrix: Any) -> CSR:
         """From a SciPy sparse matrix or a dense array (rows are cells)."""
         import scipy.sparse as sp

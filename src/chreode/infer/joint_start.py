@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from chreode.axes import Float, Tensor
-from chreode.infer.start import PrincipalStart, remove_batches
+from chreode.infer.start import PrincipalStart, learn_shift, shifted
 from chreode.named import Named
 
 if TYPE_CHECKING:
@@ -77,23 +77,13 @@ class JointStart(nn.Module):
         axes = torch.from_numpy(pca.components_ * signs[:, None]).T.float() / scale
         self.axes[:, : pca.n_components_] = axes
         start = whole @ self.axes
-        if self.batch is None:
-            return start
-        level = cells.covariates[self.batch]
-        corrected = remove_batches(start, level, seed=seed)
-        for b in range(len(self.shift)):
-            if (level == b).any():
-                self.shift[b] = (corrected - start)[level == b].mean(0)
-        return corrected
+        return start if self.batch is None else learn_shift(self.shift, start, cells, self.batch, seed=seed)
 
     def forward(self, cells: Cells) -> Float[Tensor, "n d"]:
         """Where the codes of other cells start."""
         found = torch.cat([part(cells) for _, part in self._parts()], 1)
         start = self._completed(found, cells) @ self.axes
-        if self.batch is not None and self.batch in cells.covariates:
-            level = cells.covariates[self.batch]
-            start = start + torch.where((level >= 0)[:, None], self.shift[level.clamp(min=0)], 0)
-        return start
+        return start if self.batch is None else shifted(self.shift, start, cells, self.batch)
 
     def _parts(self) -> list[tuple[str, PrincipalStart]]:
         return self.parts.items()

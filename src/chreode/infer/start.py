@@ -12,7 +12,7 @@ from chreode.axes import Float, Int, Tensor
 from chreode.cells import CSR, Cells, Layout
 from chreode.csr import repeat
 
-__all__ = ["PrincipalStart", "remove_batches"]
+__all__ = ["PrincipalStart", "learn_shift", "remove_batches", "shifted"]
 
 _SAMPLE = 20_000  # cells that decide the components; the others are projected
 _ROWS = 1024  # cells worked on at a time
@@ -89,22 +89,12 @@ class PrincipalStart(nn.Module):
         self.loadings[:, :found] = torch.from_numpy(pca.components_ * signs[:, None]).T.float() / scale
         self.mean.copy_(torch.from_numpy(pca.mean_))
         start = self._project(cells)
-        if self.batch is None:
-            return start
-        level = cells.covariates[self.batch]
-        corrected = remove_batches(start, level, seed=seed)
-        for b in range(len(self.shift)):
-            if (level == b).any():
-                self.shift[b] = (corrected - start)[level == b].mean(0)
-        return corrected
+        return start if self.batch is None else learn_shift(self.shift, start, cells, self.batch, seed=seed)
 
     def forward(self, cells: Cells) -> Float[Tensor, "n d"]:
         """Where the codes of other cells start."""
         start = self._project(cells)
-        if self.batch is not None and self.batch in cells.covariates:
-            level = cells.covariates[self.batch]
-            start = start + torch.where((level >= 0)[:, None], self.shift[level.clamp(min=0)], 0)
-        return start
+        return start if self.batch is None else shifted(self.shift, start, cells, self.batch)
 
     def _transform(self, cells: Cells) -> CSR | Tensor:
         values = cells.measured[self.modality]
@@ -140,6 +130,28 @@ class PrincipalStart(nn.Module):
             mean = self.mean @ self.loadings if mask is None else (mask * self.mean) @ self.loadings
             parts.append(self._transform(some) @ self.loadings - mean)
         return torch.cat(parts)
+
+
+def learn_shift(
+    shift: Float[Tensor, "b d"], start: Float[Tensor, "n d"], cells: Cells, batch: str, *, seed: int
+) -> Float[Tensor, "n d"]:
+    """`remove_batches`; how far each batch was moved on average is put into ``shift``."""
+    level = cells.covariates[batch]
+    corrected = remove_batches(start, level, seed=seed)
+    for b in range(len(shift)):
+        if (level == b).any():
+            shift[b] = (corrected - start)[level == b].mean(0)
+    return corrected
+
+
+def shifted(
+    shift: Float[Tensor, "b d"], start: Float[Tensor, "n d"], cells: Cells, batch: str
+) -> Float[Tensor, "n d"]:
+    """Codes of other cells, moved as far as their batch was; those of unknown batches stay."""
+    if batch not in cells.covariates:
+        return start
+    level = cells.covariates[batch]
+    return start + torch.where((level >= 0)[:, None], shift[level.clamp(min=0)], 0)
 
 
 def remove_batches(

@@ -116,7 +116,7 @@ def _measured(
     for cells in sets.values():
         here = cells.layout.modalities.get(m)
         if here is None:
-            parts.append(_empty(len(cells), described.n_features))
+            parts.append(CSR.empty(len(cells), described.n_features))
             which.append(torch.full((len(cells),), -1))
             continue
         target = torch.tensor([place[feature] for feature in here.names], dtype=torch.int64)
@@ -148,12 +148,6 @@ def _stacked(parts: Sequence[CSR]) -> CSR:
         torch.cat([part.col for part in parts]),
         torch.cat([part.value for part in parts]),
         parts[0].width,
-    )
-
-
-def _empty(n: int, width: int) -> CSR:
-    return CSR(
-        torch.zeros(n + 1, dtype=torch.int64), torch.zeros(0, dtype=torch.int32), torch.zeros(0), width
     )
 
 

@@ -136,14 +136,8 @@ def reuse_modality(part: Part, asked: Asked, known: Modality, room: Room, *, one
 
 def absent(known: Modality, n: int) -> Read:
     """A modality in which no cell was measured."""
-    empty = CSR(
-        torch.zeros(n + 1, dtype=torch.int64),
-        torch.zeros(0, dtype=torch.int32),
-        torch.zeros(0),
-        known.n_features,
-    )
     size = torch.ones(n) if known.kind == "continuous" else torch.zeros(n)
-    return Read(known, empty, size, torch.zeros(n, dtype=torch.bool))
+    return Read(known, CSR.empty(n, known.n_features), size, torch.zeros(n, dtype=torch.bool))
 
 
 def refuse_names(source: Source, field: Field) -> None:

@@ -184,13 +184,7 @@ def _prior(
     layout: Layout, dim: int, components: int | None, covariance: str, learn: str, init: str, supervised: bool
 ) -> nn.Module:
     """The mixture: free, or one component a level of the label."""
-    if components is not None and components > layout.n_cells:
-        msg = (
-            f"Expected at most as many components as cells that train ({layout.n_cells}); found "
-            f"{components}. "
-            "Ask for fewer components, or give more cells."
-        )
-        raise InputError(msg)
+    refuse_more_components(layout, components)
     if supervised:
         if components is not None:
             msg = (
@@ -209,6 +203,24 @@ def _prior(
     if init == "zero":
         # As published: all components from the first epoch, drawn at random.
         return Mixture(components or 10, dim, covariance="diagonal", start="softball", learn="gradient")
+    return free_mixture(layout, dim, components, covariance, learn=learn)
+
+
+def refuse_more_components(layout: Layout, components: int | None) -> None:
+    """Refuse more components than cells that train."""
+    if components is not None and components > layout.n_cells:
+        msg = (
+            f"Expected at most as many components as cells that train ({layout.n_cells}); found "
+            f"{components}. "
+            "Ask for fewer components, or give more cells."
+        )
+        raise InputError(msg)
+
+
+def free_mixture(
+    layout: Layout, dim: int, components: int | None, covariance: str, *, learn: str = "em"
+) -> Mixture:
+    """A mixture that is placed on the codes; with room for many where their number is left to the data."""
     return Mixture(components or min(_MOST, layout.n_cells), dim, covariance=covariance, learn=learn)  # type: ignore[arg-type]
 
 

@@ -23,8 +23,9 @@ from chreode.likelihoods import heads, usual
 from chreode.model import Latent, LatentModel
 from chreode.objective import Objective, hyperprior, prior, reconstruction
 from chreode.plan import Plan
-from chreode.priors import LabelledMixture, Mixture
+from chreode.priors import LabelledMixture
 from chreode.recipe import Build, recipe
+from chreode.recipes.dgd import free_mixture, refuse_more_components
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from chreode.cells import Layout
 
 __all__ = ["multidgd"]
-
-_MOST = 60  # components that can be placed when their number is left to the data
 
 
 @recipe(code="basal", cite=("multidgd",), joint=True)
@@ -75,7 +74,9 @@ def multidgd(
     covariate_dim
         Dimensions of the code of each categorical batch and covariate. Continuous ones shift the decoder.
     """
-    latents = {"basal": Latent(_basal(layout, dim, noise), _mixture(layout, dim, components, covariance))}
+    refuse_more_components(layout, components)
+    mixture = free_mixture(layout, dim, components, covariance)
+    latents = {"basal": Latent(_basal(layout, dim, noise), mixture)}
     terms = [reconstruction(), prior("basal"), hyperprior("basal")]
     events = [start_codes(), centre_decoder()]
     levels = {name: c for name, c in layout.conditions.items() if c.categorical}
@@ -106,16 +107,6 @@ def _basal(layout: Layout, dim: int, noise: float) -> Codebook:
     batch = layout.in_role("batch")
     start = JointStart(layout, dim, batch=batch.column if batch else None)
     return Codebook(layout.n_cells, dim, noise=noise, start=start)
-
-
-def _mixture(layout: Layout, dim: int, components: int | None, covariance: Any) -> Mixture:
-    if components is not None and components > layout.n_cells:
-        msg = (
-            f"Expected at most as many components as cells that train ({layout.n_cells}); found "
-            f"{components}. Ask for fewer components, or give more cells."
-        )
-        raise InputError(msg)
-    return Mixture(components or min(_MOST, layout.n_cells), dim, covariance=covariance)
 
 
 def _heads(layout: Layout, chosen: Mapping[str, str]) -> dict[str, Any]:
