@@ -101,7 +101,7 @@ def test_one_thread_of_many_is_not_worth_it(monkeypatch):
     assert compiled.compiled_for(torch.zeros(1, 2)) is None
 
 
-@pytest.mark.parametrize("name", ["nb", "bernoulli"])
+@pytest.mark.parametrize("name", ["nb", "bernoulli", "accessibility"])
 def test_outputs_that_are_no_numbers_give_no_number(name):
     raw = torch.zeros(3, G)
     raw[0, 5], raw[1, 7] = torch.nan, torch.inf

@@ -19,6 +19,7 @@ from chreode.likelihoods.counts import NegativeBinomialCounts
 
 N, G = 7, 60
 COUNTS = ("nb", "poisson", "zinb")
+BINARY = ("bernoulli", "accessibility")
 ALL = tuple(heads)
 WITH_PARAMETERS = ("nb", "zinb", "normal")
 
@@ -59,6 +60,7 @@ def case(
 ) -> Case:
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
+    depth = g / 2 if name == "accessibility" else depth
     head = make(name, g)
     raw = 1.5 * torch.randn(n, head.outputs * g)
     mask = torch.rand(n, g) < 0.7 if masked else None
@@ -80,7 +82,10 @@ def reference(c: Case, raw: torch.Tensor, parameter: torch.Tensor | None) -> tor
     """Log probability of every value, in plain float64 autograd, masked ones zero."""
     g, x = c.x.shape[1], c.x
     low = raw[:, :g] if c.mask is None else raw[:, :g].masked_fill(~c.mask, -torch.inf)
-    if c.name == "bernoulli":
+    if c.name in BINARY:
+        if c.name == "accessibility":
+            usual = 0.5 * (torch.full((len(x),), g) if c.mask is None else c.mask.sum(1))
+            raw = raw + (c.size / usual.clamp_min(1e-20)).clamp_min(1e-20).log()[:, None]
         value = x * F.logsigmoid(raw) + (1 - x) * F.logsigmoid(-raw)
     elif c.name == "normal":
         value = torch.distributions.Normal(raw, parameter.exp(), validate_args=False).log_prob(x)
@@ -248,6 +253,55 @@ def test_bernoulli_sums_to_one_over_all_outcomes():
     raw = torch.tensor([[-1.0, 0.5, 3.0]]).expand(8, 3)
     value = heads["bernoulli"](3)(raw, torch.ones(8), None).log_prob(x)
     assert float(value.exp().sum()) == pytest.approx(1, abs=1e-6)
+
+
+def test_deeper_cells_have_more_open_peaks_and_unknown_depth_is_the_average():
+    head = heads["accessibility"](4)
+    bias = torch.zeros(4)
+    head.centre(bias, torch.tensor([10.0, 20.0, 40.0, 80.0]), 1000)
+    sizes = torch.tensor([0.15, 0.3, torch.nan, 0.0])
+    with torch.no_grad():
+        mean = head(bias.expand(4, 4), sizes, None).mean
+    torch.testing.assert_close(mean[2], torch.tensor([0.01, 0.02, 0.04, 0.08]), rtol=0.06, atol=0)
+    odds = mean / (1 - mean)
+    torch.testing.assert_close(odds[0] / odds[2], torch.full((4,), 1.0).mul(0.15 / head.frequency.sum()))
+    torch.testing.assert_close(odds[1], 2 * odds[0])
+    assert mean[3].max() < 1e-10
+
+
+def test_depth_is_that_of_the_panel():
+    head = heads["accessibility"](4)
+    bias = torch.zeros(4)
+    head.centre(bias, torch.tensor([10.0, 20.0, 40.0, 80.0]), 1000)
+    panel = torch.tensor([[True, True, False, True]])
+    some = head(bias[None], head.frequency[panel[0]].sum()[None], panel)
+    torch.testing.assert_close(some.mean, head.frequency[None])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_information_is_the_mean_square_of_the_slope(name):
+    c = case(name, n=1)
+    draws = 20_000
+    raw = (0.3 * c.raw.float()).expand(draws, -1).clone().requires_grad_()
+    if name == "zinb":
+        raw = torch.cat([raw[:, :G], torch.zeros(draws, G)], 1).detach().requires_grad_()
+    head = heads[name](G)
+    size = torch.full((draws,), G / 2 if name in BINARY else 60.0)
+    observed = head(raw, size, None)
+    x = observed.sample(torch.Generator().manual_seed(0))
+    observed.log_prob(x).sum().backward()
+    slope = raw.grad.double().square().mean(0)
+    mean = observed.mean.detach()[0].double()
+    share = mean / mean.sum()
+    # A softmax takes from each slope the part that all features share.
+    told = head.information(mean)
+    if name in ("nb", "poisson"):
+        told = told * (1 - share) ** 2 + share**2 * (told.sum() - told)
+    if name == "zinb":
+        assert ((slope[:G] / told[:G]) < 1.3).all()
+        assert ((slope[G:] / told[G:]) < 1.05).all()
+    else:
+        torch.testing.assert_close(slope, told.double(), rtol=0.15, atol=1e-3)
 
 
 def test_normal_equals_scipy():
@@ -444,7 +498,7 @@ def test_centred_outputs_predict_the_mean_of_the_data(name):
     torch.manual_seed(0)
     n, g = 500, 6
     x = torch.poisson(torch.tensor([1.0, 3.0, 9.0, 0.5, 2.0, 4.0]).expand(n, g))
-    x = (x > 1).float() if name == "bernoulli" else x
+    x = (x > 1).float() if name in BINARY else x
     head = make(name, g)
     bias = torch.zeros(g)
     head.centre(bias, x.sum(0), n)

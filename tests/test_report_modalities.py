@@ -70,7 +70,7 @@ def test_the_table_says_what_each_modality_is_and_how_much_was_measured(context,
         assert float(row["total"].replace(",", "")) == np.median(x.sum(1))
         assert row["zeros"] == f"{100 * (x == 0).mean():.1f} %"
     assert (rna["kind"], rna["likelihood"]) == ("counts", "negative binomial")
-    assert (atac["kind"], atac["likelihood"]) == ("binary", "Bernoulli")
+    assert (atac["kind"], atac["likelihood"]) == ("binary", "Bernoulli, by depth")
 
 
 def test_combinations_of_modalities_cover_every_cell(context, cut):

@@ -133,7 +133,7 @@ class Embedded:
         return self.module.decoder(codes, cells)[self._modality(modality)]
 
     def expected(
-        self, modality: str | None = None, *, size: float = 1.0, features: Sequence[str] | None = None
+        self, modality: str | None = None, *, size: float | None = None, features: Sequence[str] | None = None
     ) -> np.ndarray:
         """What the decoder expects in every cell.
 
@@ -142,8 +142,9 @@ class Embedded:
         modality
             The first by default.
         size
-            Size factor to decode at: 1 gives proportions (less what dropout loses, where the likelihood has
-            it), 10,000 counts per ten thousand.
+            Size factor to decode at. Of counts, 1 gives proportions (less what dropout loses, where the
+            likelihood has it) and is the default, 10,000 gives counts per ten thousand. Of zeros and ones,
+            how many ones a cell has; by default as many as the average cell.
         features
             Names; all by default.
 
@@ -165,7 +166,7 @@ class Embedded:
         return np.concatenate(parts) if parts else np.zeros((0, width), dtype=np.float32)
 
     def expected_chunks(
-        self, modality: str | None = None, *, size: float = 1.0, features: Sequence[str] | None = None
+        self, modality: str | None = None, *, size: float | None = None, features: Sequence[str] | None = None
     ) -> Iterator[tuple[slice, np.ndarray]]:
         """`expected`, a few cells at a time: pairs of rows and values."""
         name = self._modality(modality)
@@ -325,7 +326,7 @@ class Embedded:
             raise InputError(msg)
         return torch.tensor([where[name] for name in features], dtype=torch.int64)
 
-    def _rows(self, rows: slice, size: float) -> Cells:
+    def _rows(self, rows: slice, size: float | None) -> Cells:
         """Those cells' covariates, at a chosen size, with every feature measured."""
         others = blank(self.cells.layout, len(range(*rows.indices(len(self)))), size=size)
         return others.replace(covariates={k: v[rows] for k, v in self.cells.covariates.items()})
@@ -336,13 +337,15 @@ def _slices(n: int) -> Iterator[slice]:
         yield slice(at, min(at + _CHUNK, n))
 
 
-def blank(layout: Layout, n: int, *, size: float = 1.0) -> Cells:
-    """Cells of which nothing is known but their size."""
+def blank(layout: Layout, n: int, *, size: float | None = None) -> Cells:
+    """Cells of which only the size is known: by default 1 for counts, the average for zeros and ones."""
     covariates = {
         c.column: torch.full((n,), -1) if c.categorical else torch.full((n,), float("nan"))
         for c in layout.covariates.values()
     }
+    usual = {"counts": 1.0, "binary": float("nan"), "continuous": 1.0}
     sizes = {
-        m: torch.full((n,), float(size) if d.kind == "counts" else 1.0) for m, d in layout.modalities.items()
+        m: torch.full((n,), usual[d.kind] if size is None or d.kind == "continuous" else float(size))
+        for m, d in layout.modalities.items()
     }
     return Cells(layout, names=np.zeros(n, dtype=object), measured={}, size=sizes, covariates=covariates)

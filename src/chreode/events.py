@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from chreode.axes import Tensor
+from chreode.cells import CSR, Cells
 from chreode.optim import codebooks
 from chreode.plan import Event, Moment
 from chreode.priors.placement import count_communities
+from chreode.priors.weights import weight_precision
 
 __all__ = [
     "centre_decoder",
@@ -17,7 +20,10 @@ __all__ = [
     "start_codes",
     "start_levels",
     "start_means",
+    "weigh_readout",
 ]
+
+_SAMPLE = 2000  # cells that say how the hidden units vary
 
 
 def start_codes() -> Event:
@@ -36,6 +42,39 @@ def centre_decoder() -> Event:
     return Event(
         "centre decoder", lambda moment: moment.model.decoder.readout.centre(moment.cells), at="start"
     )
+
+
+def weigh_readout(*, every: int = 1) -> Event:
+    """After every epoch: the precision of the readout's weights by evidence, for each modality."""
+
+    @torch.no_grad()
+    def do(moment: Moment) -> None:
+        cells, decoder = moment.cells, moment.model.decoder
+        some = cells[torch.randperm(len(cells), generator=moment.generator)[:_SAMPLE].to(cells.device)]
+        codes = {name: latent.infer(some, None).z for name, latent in moment.model.latents.items()}
+        for name, units in decoder.units(codes, some).items():
+            output = decoder.readout.outputs[name]
+            number = moment.total(cells.present[name].sum().double())
+            mean = moment.total(_column_sums(cells, name)) / number.clamp_min(1)
+            centred = units[some.present[name]] - units[some.present[name]].mean(0)
+            many = moment.total(some.present[name].sum().double()).clamp_min(1)
+            covariance = moment.total((centred.T @ centred).double()) / many
+            information = number * decoder.readout.heads[name].information(mean)
+            output.shrink(
+                weight_precision(
+                    output.weight,
+                    covariance=covariance,
+                    information=information,
+                    precision=float(output.precision),
+                )
+            )
+
+    return Event("weigh readout", do, every=every)
+
+
+def _column_sums(cells: Cells, modality: str) -> Tensor:
+    measured = cells.measured[modality]
+    return (measured.sum_columns() if isinstance(measured, CSR) else measured.sum(0)).double()
 
 
 def start_means(latent: str) -> Event:

@@ -44,6 +44,9 @@ def halves(cells: Cells, generator: torch.Generator) -> tuple[Cells, Cells]:
         )
         panel[name] = cells.panel.get(name, torch.zeros(len(cells), dtype=torch.int64, device=cells.device))
         panels[0][name], panels[1][name] = old & chosen, old & ~chosen
+        if modality.kind == "binary":
+            for side, some in zip(sizes, (chosen, ~chosen), strict=True):
+                side[name] = (measured @ some.to(cells.size[name])[:, None]).squeeze(1)
     first, second = (
         cells.replace(measured=parts[s], size=sizes[s], panels=panels[s], panel=panel) for s in (0, 1)
     )

@@ -18,7 +18,7 @@ from chreode.io.loader import minibatches
 from chreode.memory import kept_memory
 from chreode.named import module_name
 from chreode.objective import Step
-from chreode.optim import CodeAdam, codebooks, optimiser
+from chreode.optim import CodeAdam, codebooks, optimiser, weigh_priors
 from chreode.plan import Event, Moment
 from chreode.settle import infer_codes
 from chreode.threads import threads_for, warn_when_busy
@@ -179,6 +179,8 @@ class _Rank:
             self.n_cells, size=self.plan.minibatch, seed=mix(self.call.seed, 17), epoch=number
         )
         totals: dict[str, float] = {}
+        if self.adam is not None:
+            weigh_priors(self.adam, self.model, share=self.plan.minibatch / self.n_cells)
         self.step.train()
         with seeded(mix(self.call.seed, 19, number, self.number)):
             for i, chosen in enumerate(order):
@@ -261,7 +263,7 @@ class _Rank:
         """Do events, with the codes of all ranks at hand."""
         for number, event in enumerate(events):
             seed = mix(self.call.seed, 23, self.clock["epoch"], number)
-            event.do(Moment(self.model, self.cells, codes=self.codes, seed=seed))
+            event.do(Moment(self.model, self.cells, codes=self.codes, seed=seed, total=self.total))
 
     def look(self, before: int) -> float | None:
         """Held-out nats, when a look is due; move on to the next phase when they fall no more."""
@@ -306,6 +308,11 @@ class _Rank:
     def codes(self, latent: str) -> Tensor:
         """The codes of all cells that train, in order, of every rank."""
         return self._gather(self.books[latent].weight)
+
+    def total(self, value: Tensor) -> Tensor:
+        """The sum over ranks."""
+        every: Any = value if self.world == 1 else self.fabric.all_reduce(value, reduce_op="sum")
+        return every
 
     def _gather(self, mine: Tensor) -> Tensor:
         if self.world == 1:

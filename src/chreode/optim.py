@@ -1,4 +1,4 @@
-"""Optimisers: fused AdamW for the parts, a row-sparse Adam for free codes."""
+"""Optimisers: fused Adam for the parts, a row-sparse Adam for free codes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from chreode.axes import Tensor
+from chreode.decoders.product import Product
 from chreode.infer.codebook import Codebook
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from chreode.model import LatentModel
     from chreode.plan import Plan
 
-__all__ = ["CodeAdam", "codebooks", "optimiser"]
+__all__ = ["CodeAdam", "codebooks", "optimiser", "weigh_priors"]
 
 
 def codebooks(model: LatentModel) -> dict[str, Codebook]:
@@ -26,28 +27,51 @@ def codebooks(model: LatentModel) -> dict[str, Codebook]:
 
 
 def optimiser(model: LatentModel, plan: Plan) -> torch.optim.Optimizer | None:
-    """AdamW over decoder, encoders and priors, each at its own learning rate; None with nothing to learn."""
+    """Adam over decoder, encoders and priors, each at its own learning rate; None with nothing to learn.
+
+    Matrices of weights decay, apart from the gradient (AdamW); those of a `Product` that has a prior follow
+    its gradient instead, see `weigh_priors`.
+    """
     parts = {
-        "decoder": (model.decoder.parameters(), plan.weight_decay),
-        "encoder": (
-            (p for latent in model.latents.values() for p in latent.infer.parameters()),
-            plan.weight_decay,
-        ),
-        "prior": ((p for latent in model.latents.values() for p in latent.prior.parameters()), 0.0),
+        "decoder": model.decoder.parameters(),
+        "encoder": (p for latent in model.latents.values() for p in latent.infer.parameters()),
+        "prior": (p for latent in model.latents.values() for p in latent.prior.parameters()),
     }
+    shrunk = _shrunk(model)
     groups = []
-    for name, (parameters, decay) in parts.items():
-        # Biases, offsets' scales and dispersions are not shrunk: only matrices of weights are.
+    for name, parameters in parts.items():
         learn = [p for p in parameters if p.requires_grad]
-        for matrices in (True, False):
-            chosen = [p for p in learn if (p.ndim > 1) == matrices]
+        decay = 0.0 if name == "prior" else plan.weight_decay
+        # Biases, offsets' scales and dispersions are not shrunk: only matrices of weights are.
+        for chosen, factor in (
+            ([p for p in learn if p.ndim > 1 and p not in shrunk], decay),
+            ([p for p in learn if p.ndim <= 1], 0.0),
+        ):
             if chosen:
-                groups.append(
-                    {"params": chosen, "lr": plan.lr[name], "weight_decay": decay if matrices else 0.0}
-                )
+                way = {"weight_decay": factor, "decoupled_weight_decay": True}
+                groups.append({"params": chosen, "lr": plan.lr[name], **way})
+        groups += [{"params": [p], "lr": plan.lr[name]} for p in learn if p in shrunk]
     # The fused kernel steps all parameters in one pass; the default loops cost more than the products.
     # Gradients are those of the sum over a minibatch; epsilon is meant for the mean's.
-    return torch.optim.AdamW(groups, fused=True, eps=1e-8 * plan.minibatch) if groups else None
+    return torch.optim.Adam(groups, fused=True, eps=1e-8 * plan.minibatch) if groups else None
+
+
+def weigh_priors(adam: torch.optim.Optimizer, model: LatentModel, *, share: float) -> None:
+    """Let weights that have a prior follow its gradient, in a step on a ``share`` of the cells.
+
+    The fused kernel adds it to the likelihood's, which costs nothing; a term of the loss would be another
+    pass over all weights.
+    """
+    precision = {weight: float(precision) for weight, precision in _shrunk(model).items()}
+    for group in adam.param_groups:
+        if not group["decoupled_weight_decay"]:
+            group["weight_decay"] = precision[group["params"][0]] * share
+
+
+def _shrunk(model: LatentModel) -> dict[Tensor, Tensor]:
+    """The weights that have a prior, and its precision."""
+    products = [module for module in model.modules() if isinstance(module, Product)]
+    return {p.weight: p.precision for p in products if p.precision is not None}
 
 
 class CodeAdam:

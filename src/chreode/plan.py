@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -33,9 +34,11 @@ class Moment:
         Seeded for this event at this epoch.
     seed
         The same as a number, for libraries that take one.
+    total
+        ``total(value)``: the sum of what every rank found with its own cells.
     """
 
-    __slots__ = ("cells", "codes", "generator", "model", "seed")
+    __slots__ = ("cells", "codes", "generator", "model", "seed", "total")
 
     def __init__(
         self,
@@ -44,11 +47,12 @@ class Moment:
         *,
         codes: Callable[[str], Float[Tensor, "n d"]],
         seed: int,
+        total: Callable[[Tensor], Tensor] = lambda value: value,
     ) -> None:
         self.model = model
         self.cells = cells
         self.codes = codes
-        self.seed = seed
+        self.seed, self.total = seed, total
         self.generator = torch.Generator().manual_seed(seed)
 
 
@@ -127,3 +131,20 @@ class Plan:
     weight_decay: float = 1e-2
     stop: Stop | None = field(default_factory=Stop)
     events: tuple[Event, ...] = ()
+
+    def with_steps(self, least: int, *, n_cells: int) -> Plan:
+        """The same with as many more epochs, and as many more between looks, as few cells need.
+
+        Steps are what a fit learns by, and few cells have few in an epoch.
+
+        Parameters
+        ----------
+        least
+            Steps, at least.
+        n_cells
+            Cells that train.
+        """
+        steps = self.epochs * math.ceil(n_cells / self.minibatch)
+        more = math.ceil(least / max(steps, 1))
+        stop = self.stop and replace(self.stop, every=more * self.stop.every)
+        return replace(self, epochs=more * self.epochs, stop=stop)

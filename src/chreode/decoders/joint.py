@@ -24,10 +24,12 @@ __all__ = ["Joint"]
 class Joint(nn.Module):
     """A shared trunk of rectified units, one hidden layer a modality, and its likelihood head.
 
-    .. math:: h = \\mathrm{trunk}(z, c_i), \\qquad h_m = \\mathrm{relu}(V_m h + a_m), \\qquad
+    .. math:: h = \\mathrm{trunk}(z, c_i), \\qquad h_m = \\mathrm{norm}(\\mathrm{relu}(V_m h + a_m)), \\qquad
               x_{im} \\sim p_m(x \\mid W_m h_m + b_m + o_{im})
 
     with :math:`h_m` as wide as the square root of the modality's number of features, and at least ``least``.
+    Its units are brought to mean 0 and variance 1 in each cell, so that the prior of :math:`W_m` means the
+    same however the layers before it grow.
 
     Parameters
     ----------
@@ -62,12 +64,18 @@ class Joint(nn.Module):
         super().__init__()
         self.hidden = Hidden(layout, inputs, hidden, columns=columns)
         widths = {m: max(least, math.isqrt(layout.modalities[m].n_features)) for m in heads}
-        self.branches = Named(
-            {m: nn.Sequential(nn.Linear(hidden[-1], width), nn.ReLU()) for m, width in widths.items()}
-        )
+        self.branches = Named({m: _branch(hidden[-1], width) for m, width in widths.items()})
         self.readout = Readout(layout, widths, heads, columns=columns)
 
     def forward(self, z: Mapping[str, Float[Tensor, "n d"]], cells: Cells) -> dict[str, Observed]:
         """Decode codes under the cells' conditions and sizes, every modality; counts are never looked at."""
+        return self.readout(self.units(z, cells), cells)
+
+    def units(self, z: Mapping[str, Float[Tensor, "n d"]], cells: Cells) -> dict[str, Tensor]:
+        """The last hidden layer of each modality, ``n x w``."""
         shared = self.hidden(z, cells)
-        return self.readout({m: branch(shared) for m, branch in self.branches.items()}, cells)
+        return {m: branch(shared) for m, branch in self.branches.items()}
+
+
+def _branch(inputs: int, width: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(inputs, width), nn.ReLU(), nn.LayerNorm(width, elementwise_affine=False))

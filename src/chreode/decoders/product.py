@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Product", "rounding", "rounds_fast"]
 
+_START = 0.1
+
 
 class Product(nn.Linear):
     """A linear layer that may round gradients to bfloat16 before it multiplies them.
@@ -29,6 +31,9 @@ class Product(nn.Linear):
     so the likelihood, stay exact, and so does everything while ``rounded`` is false, as it is outside of
     `rounding`. Two minibatches' gradients differ by far more than the rounding.
 
+    Its weights may have a Gaussian prior of mean 0, whose ``precision`` (a buffer, set by `shrink`) adds
+    :math:`\\tfrac{\\lambda}{2} \\lVert W \\rVert^2` to the objective, once per data set.
+
     Parameters
     ----------
     inputs, outputs
@@ -36,6 +41,20 @@ class Product(nn.Linear):
     """
 
     rounded = False
+    precision: Tensor | None
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.register_buffer("precision", None)
+
+    @torch.no_grad()
+    def shrink(self, precision: float) -> None:
+        """Give the weights a prior of this precision, and start them near zero if they had none."""
+        if self.precision is None:
+            self.precision = torch.empty((), device=self.weight.device)
+            # Evidence would take the usual random start for weights that the data ask for.
+            self.weight.mul_(_START)
+        self.precision.fill_(precision)
 
     def forward(self, input: Float[Tensor, "n w"]) -> Float[Tensor, "n m"]:  # noqa: A002
         """The product."""

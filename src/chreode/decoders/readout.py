@@ -134,3 +134,8 @@ class Readout(nn.Module):
             measured = cells.measured[name]
             total = measured.sum_columns() if isinstance(measured, CSR) else measured.sum(0)
             self.heads[name].centre(output.bias[: len(total)], total, int(cells.present[name].sum()))
+
+    def shrink(self, precision: float) -> None:
+        """Give the weights of every modality a Gaussian prior, of this precision to begin with."""
+        for _, output in self.outputs.items():
+            output.shrink(precision)

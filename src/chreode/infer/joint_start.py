@@ -47,7 +47,12 @@ class JointStart(nn.Module):
         super().__init__()
         self.dim, self.batch = dim, batch
         self.cite = ("harmony",) if batch else ()
-        self.parts = Named({m: PrincipalStart(layout, dim, modality=m) for m in layout.modalities})
+        self.parts = Named(
+            {
+                m: PrincipalStart(layout, dim, modality=m, depths=d.kind == "binary")
+                for m, d in layout.modalities.items()
+            }
+        )
         wide = dim * len(self.parts)
         self.register_buffer("mean", torch.zeros(wide))
         self.register_buffer("covariance", torch.eye(wide))

@@ -49,11 +49,18 @@ class PrincipalStart(nn.Module):
     shift: Tensor
 
     def __init__(
-        self, layout: Layout, dim: int, *, batch: str | None = None, modality: str | None = None
+        self,
+        layout: Layout,
+        dim: int,
+        *,
+        batch: str | None = None,
+        modality: str | None = None,
+        depths: bool = False,
     ) -> None:
         super().__init__()
         self.modality = modality or next(iter(layout.modalities))
         self.counts = layout.modalities[self.modality].kind == "counts"
+        self.depths = depths or self.counts
         self.batch = batch
         self.cite = ("harmony",) if batch else ()
         n_levels = len(layout.covariates[batch].levels) if batch else 0
@@ -73,7 +80,7 @@ class PrincipalStart(nn.Module):
         sample = np.sort(rng.permutation(len(cells))[:_SAMPLE])
         some = cells[torch.from_numpy(sample)] if len(sample) < len(cells) else cells
         size = some.size[self.modality]
-        self.depth.copy_(size[size > 0].median() if self.counts else torch.ones(()))
+        self.depth.copy_(size[size > 0].median() if self.depths else torch.ones(()))
         if self.counts:
             self._learn_scale(self._transform(some))
         values = self._transform(some)
@@ -98,7 +105,7 @@ class PrincipalStart(nn.Module):
 
     def _transform(self, cells: Cells) -> CSR | Tensor:
         values = cells.measured[self.modality]
-        if not self.counts or not isinstance(values, CSR):
+        if not self.depths or not isinstance(values, CSR):
             return values
         factor = self.depth / cells.size[self.modality].clamp(min=1)
         new = torch.empty_like(values.value)

@@ -231,7 +231,7 @@ def _reuse(source: Source, schema: Schema, like: Fitted, room: Room) -> Cells:
     for name, modality in known.items():
         if name not in parts:
             said += (
-                f"No cell was measured in {name}, which the model knows: what is there says where they are.",
+                f"No cell was measured in {name}, which the model knows: codes are found from the rest.",
             )
             read[name] = absent(modality, n)
             continue

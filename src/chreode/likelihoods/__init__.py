@@ -7,11 +7,13 @@ features, and returns a distribution with ``log_prob(CSR | dense)``, ``mean``, `
 
 from torch import nn
 
+from chreode.likelihoods.accessibility import Accessibility
 from chreode.likelihoods.binary import Bernoulli
 from chreode.likelihoods.continuous import Normal
 from chreode.likelihoods.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 
 __all__ = [
+    "Accessibility",
     "Bernoulli",
     "NegativeBinomial",
     "Normal",
@@ -26,6 +28,7 @@ heads: dict[str, type[nn.Module]] = {
     "poisson": Poisson,
     "zinb": ZeroInflatedNegativeBinomial,
     "bernoulli": Bernoulli,
+    "accessibility": Accessibility,
     "normal": Normal,
 }
 

@@ -48,36 +48,48 @@ class Bernoulli(nn.Module):
         self, raw: Float[Tensor, "n g"], size: Float[Tensor, " n"], mask: Bool[Tensor, "n g"] | None
     ) -> BernoulliValues:
         """The distribution for some decoder outputs."""
-        return BernoulliValues(raw, mask)
+        return BernoulliValues(raw, mask, raw.new_zeros(len(raw)))
 
     def centre(self, bias: Float[Tensor, " g"], total: Float[Tensor, " g"], n_cells: int) -> None:
         """Set output biases, in place, to the frequency of ones among ``n_cells`` cells with these totals."""
         # Half a cell on either side, so that features never or always seen keep a finite logit.
         bias.copy_(torch.logit((total + 0.5) / (n_cells + 1)))
 
+    @torch.no_grad()
+    def information(self, mean: Float[Tensor, " g"]) -> Float[Tensor, " g"]:
+        """Fisher information of a cell about each output, where the decoder gives this mean."""
+        return mean * (1 - mean)
+
 
 class BernoulliValues:
     """What `Bernoulli` returns: the distribution of zeros and ones in some cells.
 
-    A mask leaves features out of `log_prob`; predictions are given for them too.
+    A mask leaves features out of `log_prob`; predictions are given for them too. ``shift`` is added to all
+    logits of a cell.
     """
 
-    __slots__ = ("_mask", "_ones", "_raw")
+    __slots__ = ("_mask", "_raw", "_shift")
 
-    def __init__(self, raw: Tensor, mask: Tensor | None) -> None:
-        self._raw, self._ones, self._mask = raw, raw.new_ones(len(raw)), mask
+    def __init__(
+        self, raw: Float[Tensor, "n g"], mask: Bool[Tensor, "n g"] | None, shift: Float[Tensor, " n"]
+    ) -> None:
+        self._raw, self._mask, self._shift = raw, mask, shift.to(raw.dtype)
+
+    @property
+    def _logits(self) -> Tensor:
+        return self._raw + self._shift[:, None]
 
     def log_prob(self, measured: Measured) -> Float[Tensor, " n"]:
         """Log probability of each cell's values, in nats."""
         entries = NonZeros.of(measured, mask=self._mask, like=self._raw)
         fused = compiled_for(self._raw)
         way = fused.score_bernoulli if fused else _score
-        return log_prob(partial(way, entries, self._mask), self._raw, self._ones)
+        return log_prob(partial(way, entries, self._mask), self._raw, self._shift)
 
     @property
     def mean(self) -> Float[Tensor, "n g"]:
         """Probability of a one."""
-        return torch.sigmoid(self._raw)
+        return torch.sigmoid(self._logits)
 
     @property
     def proportions(self) -> Float[Tensor, "n g"]:
@@ -92,7 +104,7 @@ class BernoulliValues:
     @property
     def zero_probability(self) -> Float[Tensor, "n g"]:
         """Probability of a zero."""
-        return torch.sigmoid(-self._raw)
+        return torch.sigmoid(-self._logits)
 
     def sample(self, generator: torch.Generator) -> Float[Tensor, "n g"]:
         """Draw zeros and ones."""
@@ -106,18 +118,20 @@ def _score(
     wanted: tuple[bool, ...],
     weight: Tensor | None,
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """Dense part ``-softplus(raw)``; at the non-zeros ``x raw``."""
-    raw, _ = inputs
+    """Dense part ``-softplus(raw + shift)``; at the non-zeros ``x (raw + shift)``."""
+    raw, shift = inputs
     x = entries.value
-    value = entries.sum_rows(entries.pick(raw).mul_(x))
-    gradient = torch.empty(raw.shape, dtype=raw.dtype, device=raw.device) if wanted[0] else None
+    value = entries.sum_rows((entries.pick(raw) + entries.of_rows(shift)).mul_(x))
+    gradient = torch.empty(raw.shape, dtype=raw.dtype, device=raw.device) if any(wanted) else None
     for rows, _ in blocks(raw):
-        part = F.softplus(raw[rows])
+        logits = raw[rows] + shift[rows, None]
+        part = F.softplus(logits)
         value[rows] -= (part if mask is None else part.mul_(mask[rows])).sum(1)
         if gradient is not None:
-            torch.sigmoid(raw[rows], out=gradient[rows]).neg_()
+            torch.sigmoid(logits, out=gradient[rows]).neg_()
             if mask is not None:
                 gradient[rows].mul_(mask[rows])
-    if gradient is not None:
-        entries.add_to(gradient, x)
-    return value, [gradient, None]
+    if gradient is None:
+        return value, [None, None]
+    entries.add_to(gradient, x)
+    return value, [gradient, gradient.sum(1) if wanted[1] else None]

@@ -81,6 +81,11 @@ class Normal(nn.Module):
         """Set output biases, in place, to the mean of ``n_cells`` cells with these totals."""
         bias.copy_(total / max(n_cells, 1))
 
+    @torch.no_grad()
+    def information(self, mean: Float[Tensor, " g"]) -> Float[Tensor, " g"]:
+        """Fisher information of a cell about each output, where the decoder gives this mean."""
+        return self.scale.to(mean) ** -2
+
 
 class NormalValues:
     """What `Normal` returns: the distribution of values in some cells.

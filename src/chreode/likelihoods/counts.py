@@ -67,6 +67,11 @@ class Poisson(nn.Module):
         """Set output biases, in place, to the mean profile of ``n_cells`` cells with these totals."""
         _centre(bias, total)
 
+    @torch.no_grad()
+    def information(self, mean: Float[Tensor, " g"]) -> Float[Tensor, " g"]:
+        """Fisher information of a cell about each output, where the decoder gives this mean."""
+        return mean
+
 
 class NegativeBinomial(nn.Module):
     r"""Counts that vary more than Poisson's, with one inverse dispersion a feature.
@@ -134,6 +139,11 @@ class NegativeBinomial(nn.Module):
         """Set output biases, in place, to the mean profile of ``n_cells`` cells with these totals."""
         _centre(bias, total)
 
+    @torch.no_grad()
+    def information(self, mean: Float[Tensor, " g"]) -> Float[Tensor, " g"]:
+        """Fisher information of a cell about each output, where the decoder gives this mean."""
+        return mean / (1 + mean / self.theta.to(mean))
+
 
 class ZeroInflatedNegativeBinomial(nn.Module):
     r"""A negative binomial some of whose counts were lost.
@@ -195,6 +205,11 @@ class ZeroInflatedNegativeBinomial(nn.Module):
     def centre(self, bias: Float[Tensor, " g"], total: Float[Tensor, " g"], n_cells: int) -> None:
         """Set output biases, in place, to the mean profile of ``n_cells`` cells with these totals."""
         _centre(bias, total)
+
+    @torch.no_grad()
+    def information(self, mean: Float[Tensor, " g"]) -> Float[Tensor, " 2*g"]:
+        """Fisher information of a cell about each output, at this mean and when half is dropped."""
+        return torch.cat([mean / (1 + mean / self.theta.to(mean)), torch.full_like(mean, 0.25)])
 
 
 class PoissonCounts:

@@ -270,11 +270,11 @@ def _negative_binomial(addresses):
 
 
 @_loop
-def _without_ones(logits, gradient):
+def _without_ones(raw, shift, gradient):
     """The dense part of one cell of zeros and ones: ``sum softplus``, and its gradient's negative."""
     total = _F4(0)
-    for j in range(len(logits)):
-        x = logits[j]
+    for j in range(len(raw)):
+        x = raw[j] + shift
         small = _exp(-abs(x))
         total += max(x, _F4(0)) + _log1p(small)
         gradient[j] = -(_F4(1) if x > 0 else small) / (_F4(1) + small)
@@ -286,14 +286,14 @@ def _bernoulli(addresses):
     n, g, nnz = _array(addresses[0], (3,), _I8)
     crow, col = _array(addresses[1], (n + 1,), _I8), _array(addresses[2], (nnz,), _I4)
     x = _array(addresses[3], (nnz,), _F4)
-    logits, value = _array(addresses[4], (n, g), _F4), _array(addresses[5], (n,), _F4)
-    gradient = _array(addresses[6], (n, g), _F4)
+    raw, shift = _array(addresses[4], (n, g), _F4), _array(addresses[5], (n,), _F4)
+    value, gradient = _array(addresses[6], (n,), _F4), _array(addresses[7], (n, g), _F4)
     this, count = thread_number(), thread_count()
     for i in range(n * this // count, n * (this + 1) // count):
-        total = -_without_ones(logits[i], gradient[i])
+        total = -_without_ones(raw[i], shift[i], gradient[i])
         for k in range(crow[i], crow[i + 1]):
             j = np.uint32(col[k])
-            total += x[k] * logits[i, j]
+            total += x[k] * (raw[i, j] + shift[i])
             gradient[i, j] += x[k]
         value[i] = total
 
@@ -351,13 +351,13 @@ def score_bernoulli(
     wanted: tuple[bool, ...],
     weight: Tensor | None,
 ) -> Scored:
-    """The same as the score of `chreode.likelihoods.binary.Bernoulli`, in float32 on the CPU."""
+    """The same as the score of `chreode.likelihoods.binary`, in float32 on the CPU."""
     # A masked feature is surely zero, and not among the entries: it adds nothing.
-    logits = masked(inputs[0], mask).contiguous()
-    value, gradient = logits.new_empty(len(logits)), torch.empty_like(logits)
-    shape = torch.tensor([*logits.shape, len(entries.value)])
+    raw, shift = masked(inputs[0], mask).contiguous(), inputs[1].contiguous()
+    value, gradient = torch.empty_like(shift), torch.empty_like(raw)
+    shape = torch.tensor([*raw.shape, len(entries.value)])
     run(
         _bernoulli.address,
-        [shape, entries.crow, entries.narrow, entries.value, logits, value, gradient],
+        [shape, entries.crow, entries.narrow, entries.value, raw, shift, value, gradient],
     )
-    return value, [gradient if wanted[0] else None, None]
+    return value, [gradient if wanted[0] else None, gradient.sum(1) if wanted[1] else None]

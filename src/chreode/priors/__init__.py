@@ -6,6 +6,7 @@ from chreode.priors.mixture import Mixture
 from chreode.priors.normal import Flat, FlatDensity, NormalDensity, StandardNormal
 from chreode.priors.placement import count_communities
 from chreode.priors.softball import Softball
+from chreode.priors.weights import weight_precision
 
 __all__ = [
     "PRIORS",
@@ -19,6 +20,7 @@ __all__ = [
     "Softball",
     "StandardNormal",
     "count_communities",
+    "weight_precision",
 ]
 
 PRIORS = {

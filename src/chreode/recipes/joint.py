@@ -16,6 +16,7 @@ from chreode.events import (
     place_means,
     start_codes,
     start_levels,
+    weigh_readout,
 )
 from chreode.infer import Codebook, JointStart
 from chreode.io.schema import listing
@@ -34,6 +35,13 @@ if TYPE_CHECKING:
 
 __all__ = ["multidgd"]
 
+# Beside other modalities, the depth of zeros and ones is no business of the cells' code.
+_USUAL = {**usual, "binary": "accessibility"}
+# Where the precision of the readout's weights begins; evidence takes it from there.
+_PRECISION = 300.0
+# A few hundred cells are no reason to learn from a few hundred steps.
+_STEPS = 1500
+
 
 @recipe(code="basal", cite=("multidgd",), joint=True)
 def multidgd(
@@ -42,7 +50,8 @@ def multidgd(
     dim: Annotated[int, Field(ge=1, le=512)] = 20,
     components: Annotated[int, Field(ge=1, le=1000)] | None = None,
     hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1)] = (100, 100),
-    likelihood: dict[str, Literal["nb", "poisson", "zinb", "bernoulli", "normal"]] | None = None,
+    likelihood: dict[str, Literal["nb", "poisson", "zinb", "accessibility", "bernoulli", "normal"]]
+    | None = None,
     covariate_dim: Annotated[int, Field(ge=1, le=32)] = 2,
     covariance: Literal["tied", "diagonal", "isotropic", "full"] = "tied",
     place_at: Annotated[float, Field(gt=0, le=1)] = 0.75,
@@ -57,10 +66,12 @@ def multidgd(
         x_{im} \sim p_m\big(x \mid f_m(z_i, y_{i1}, \dots)\big), \quad
         L = -\frac1n \sum_i \Big[\sum_{m\ \text{present}} \log p(x_{im} | z_i, y_i) + \log p(z_i)
         + \sum_c \log p(y_{ic})\Big] - \frac1N \log p(\pi, \mu, \Sigma, \nu, \sigma)
+        + \frac1N \sum_m \frac{\lambda_m}{2} \lVert W_m \rVert^2
 
     A cell may miss modalities: its codes are found from those it has. A cell whose level is missing is
-    marginalised over the levels. The page *multidgd* of the documentation has the whole process and the
-    deviations from the paper (doi:10.1038/s41467-024-53340-z).
+    marginalised over the levels. The precision of each modality's readout is found by evidence. The page
+    *multidgd* of the documentation has the whole process and the deviations from the paper
+    (doi:10.1038/s41467-024-53340-z).
 
     Parameters
     ----------
@@ -69,8 +80,8 @@ def multidgd(
     hidden
         Widths of the trunk, which all modalities share.
     likelihood
-        By modality; None takes those that the values ask for: negative binomial for counts, Bernoulli for
-        zeros and ones, normal for anything else.
+        By modality; None takes those that the values ask for: negative binomial for counts, accessibility
+        for zeros and ones, normal for anything else.
     covariate_dim
         Dimensions of the code of each categorical batch and covariate. Continuous ones shift the decoder.
     """
@@ -95,9 +106,10 @@ def multidgd(
         hidden=hidden,
         columns=[name for name in layout.conditions if name not in levels],
     )
+    decoder.readout.shrink(_PRECISION)
     events += [place_means("basal", at=place_at, components=components)]
-    events += [follow("basal"), move_dead_components("basal")]
-    plan = Plan(events=tuple(events))
+    events += [follow("basal"), move_dead_components("basal"), weigh_readout()]
+    plan = Plan(events=tuple(events)).with_steps(_STEPS, n_cells=layout.n_cells)
     return Build(
         LatentModel(latents, decoder), Objective(*terms), replace(plan, lr={**plan.lr, "codes": code_lr})
     )
@@ -117,4 +129,4 @@ def _heads(layout: Layout, chosen: Mapping[str, str]) -> dict[str, Any]:
             f"{listing(unknown)}. Name one that was read."
         )
         raise InputError(msg)
-    return {m: heads[chosen.get(m, usual[described.kind])] for m, described in layout.modalities.items()}
+    return {m: heads[chosen.get(m, _USUAL[described.kind])] for m, described in layout.modalities.items()}

@@ -36,6 +36,7 @@ WORDS = {
     "poisson": "Poisson",
     "zinb": "zero-inflated negative binomial",
     "bernoulli": "Bernoulli",
+    "accessibility": "Bernoulli, by depth",
     "normal": "normal",
 }
 MARKERS = 5
