@@ -184,7 +184,8 @@ def remove_batches(
     References
     ----------
     Korsunsky et al. (2019), doi:10.1038/s41592-019-0619-0. Deviations: Euclidean instead of cosine
-    distances, a fixed number of rounds.
+    distances, a fixed number of rounds, and clusters where a batch is rare do not attract its cells: they
+    would draw in cells of other kinds where the batch has none of this one.
     """
     from sklearn.cluster import KMeans
 
@@ -207,7 +208,9 @@ def remove_batches(
             member = torch.softmax(-distance / width, 1)
             observed = batch.T @ member + 1
             expected = share[:, None] * member.sum(0) + 1
-            member = torch.softmax(-distance / width + 2 * (batch @ torch.log(expected / observed)), 1)
+            fullness = torch.log(observed / expected)
+            # A batch may lack a kind of cells: where it is rare, nothing draws its cells in.
+            member = torch.softmax(-distance / width - 2 * (batch @ fullness.clamp(min=0)), 1)
             means = (member.T @ z) / member.sum(0)[:, None].clamp(min=1e-9)
         z = x - _batch_offsets(x, batch, member)
     out = codes.clone()
