@@ -178,10 +178,12 @@ def test_columns_become_levels_or_standardised_values():
     assert any("'type' is missing in 1 cell," in m for m in cells.reading.messages)
 
 
-def test_a_constant_covariate_is_zero_not_nan():
+def test_a_constant_covariate_of_new_cells_is_read_by_the_model():
     adata = example()
+    adata.obs["dose"] = np.tile([1.0, 3.0], 30)
+    cells = read(adata, covariates="dose")
     adata.obs["dose"] = 2.0
-    assert read(adata, covariates="dose").covariates["dose"].tolist() == [0.0] * 60
+    assert read(adata, like=cells).covariates["dose"].tolist() == [0.0] * 60
 
 
 def test_empty_cells_are_kept_and_reported():

@@ -11,6 +11,7 @@ import torch
 
 from chreode.cells import Cells, Layout, Reading
 from chreode.errors import InputError
+from chreode.io.check import refuse_constant, refuse_unlinked
 from chreode.io.columns import Column, learn, reuse
 from chreode.io.gather import Room
 from chreode.io.join import join
@@ -120,6 +121,9 @@ def read(
         _several(source, schema, like) if isinstance(source, Mapping) else _read(source, schema, like=like)
     )
     if cells is not source:
+        if like is None:
+            refuse_constant(cells)
+            refuse_unlinked(cells)
         for message in cells.reading.messages:
             logging.getLogger(__name__).warning(message)
     return cells

@@ -1,0 +1,60 @@
+"""What is refused of cells that are read to be trained on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from chreode.errors import InputError
+from chreode.io.schema import listing
+
+if TYPE_CHECKING:
+    from chreode.cells import Cells
+
+__all__ = ["refuse_constant", "refuse_unlinked"]
+
+
+def refuse_constant(cells: Cells) -> None:
+    """Refuse a covariate that is the same in every cell: nothing can be learned of it.
+
+    Raises
+    ------
+    InputError
+        When a covariate has one level, or one value.
+    """
+    for name, covariate in cells.layout.covariates.items():
+        if covariate.role != "covariate":
+            continue
+        known = cells.covariates[name]
+        known = known[known >= 0] if covariate.categorical else known[~known.isnan()]
+        if len(known) and (known == known[0]).all():
+            value = repr(covariate.levels[0]) if covariate.categorical else f"{covariate.location:g}"
+            kind = "level" if covariate.categorical else "value"
+            msg = (
+                f"Expected a covariate that differs between cells; found one {kind} ({value}) in column "
+                f"{name!r}. Leave it out, or read more cells."
+            )
+            raise InputError(msg)
+
+
+def refuse_unlinked(cells: Cells) -> None:
+    """Refuse modalities that no cell links to the others: nothing would say what of one goes with the other.
+
+    Raises
+    ------
+    InputError
+        When the modalities fall into groups that no cell has something of two of.
+    """
+    names = list(cells.layout.modalities)
+    linked, before = names[:1], 0
+    while before < len(linked):
+        before = len(linked)
+        for name in names:
+            if name not in linked and any((cells.present[name] & cells.present[m]).any() for m in linked):
+                linked.append(name)
+    if others := [name for name in names if name not in linked]:
+        msg = (
+            f"Expected cells that were measured in {listing(linked)} and in {listing(others)}; found none: "
+            "nothing says what goes with what. Give paired cells too (their names must be the same in both), "
+            "or one of them with modalities=..."
+        )
+        raise InputError(msg)
