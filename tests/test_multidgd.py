@@ -186,3 +186,21 @@ def test_a_model_without_its_cells_still_decodes(model, tmp_path):
     model.save(tmp_path / "m", cells=False)
     loaded = ch.load(tmp_path / "m")
     np.testing.assert_allclose(loaded.component_means("rna"), model.component_means("rna"), rtol=1e-5)
+
+
+def test_modalities_may_be_dropped_while_training(paired):
+    cells = ch.read(paired)
+    build = ch.recipes.multidgd(dim=3, hidden=(8, 8), components=2, drop=1.0).build(cells.layout)
+    cells, term = cells.numbered(), build.objective.terms[0]
+    with torch.no_grad():
+        build.model.eval()
+        parts = {m: o.log_prob(cells.measured[m]) for m, o in build.model(cells).observed.items()}
+        both = -(parts["rna"] + parts["atac"])
+        torch.testing.assert_close(term.of(build.model, build.model(cells)), both)
+        build.model.train()
+        for latent in build.model.latents:
+            build.model.latents[latent].infer.noise = 0.0
+        found = term.of(build.model, build.model(cells))
+    rna, atac = torch.isclose(found, -parts["rna"]), torch.isclose(found, -parts["atac"])
+    assert (rna ^ atac).all()
+    assert 0.3 < float(rna.float().mean()) < 0.7

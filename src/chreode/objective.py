@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import nn
 
-from chreode.axes import Tensor
+from chreode.axes import Bool, Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,19 +89,31 @@ class Step(nn.Module):
         return self.objective(self.model, self.model(cells), share=share)
 
 
-def reconstruction(modality: str | None = None, *, weight: float = 1.0) -> Term:
+def reconstruction(modality: str | None = None, *, weight: float = 1.0, drop: float = 0.0) -> Term:
     """Negative log likelihood of what was measured, over one modality or all that are present.
 
     .. math:: -\\sum_m \\log p(x_{im} \\mid z_i)
+
+    With ``drop`` a cell of several modalities keeps, with this probability, a random one of them in a step.
     """
 
     def of(model: LatentModel, trace: Trace) -> Tensor:
         names = list(trace.observed) if modality is None else [modality]
         cells = trace.cells
-        parts = [trace.observed[m].log_prob(cells.measured[m]) * cells.present[m] for m in names]
-        return -torch.stack(parts).sum(0)
+        there = torch.stack([cells.present[m] for m in names])
+        if drop and model.training:
+            there = there & _kept(there, drop)
+        parts = [trace.observed[m].log_prob(cells.measured[m]) for m in names]
+        return -(torch.stack(parts) * there).sum(0)
 
     return Term("reconstruction" if modality is None else f"reconstruction {modality}", of, weight)
+
+
+def _kept(there: Bool[Tensor, "m n"], drop: float) -> Bool[Tensor, "m n"]:
+    """All, or in some columns one that is there."""
+    luck = torch.rand(there.shape, device=there.device).masked_fill(~there, -1.0)
+    every = torch.rand(there.shape[1], device=there.device) >= drop
+    return (luck == luck.max(0).values) | every
 
 
 def prior(latent: str, *, weight: float = 1.0) -> Term:

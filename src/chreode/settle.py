@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["at_modes", "best_start", "frozen", "infer_codes", "settle"]
 
 # Entries of a chunk of cells: several arrays of this size are worked with.
-_ENTRIES = 512 * 20_000
+_ENTRIES = 128 * 20_000
 
 
 @contextmanager
@@ -171,7 +171,7 @@ def infer_codes(
     steps, lr
         As in `settle`.
     chunk
-        Cells at a time, which bounds memory by ``chunk x g``; None for 512, fewer above 20,000 features.
+        Cells at a time, which bounds memory by ``chunk x g``; None for 512, fewer above 5,000 features.
     show
         What a progress bar says; None shows none.
     """

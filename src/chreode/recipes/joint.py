@@ -57,6 +57,7 @@ def multidgd(
     place_at: Annotated[float, Field(gt=0, le=1)] = 0.75,
     noise: Annotated[float, Field(ge=0)] = 0.3,
     code_lr: Annotated[float, Field(gt=0)] = 3e-3,
+    drop: Annotated[float, Field(ge=0, le=1)] = 0.0,
 ) -> Build:
     r"""Deep generative decoder of several modalities, with a code for each covariate beside the cell's own.
 
@@ -82,13 +83,15 @@ def multidgd(
     likelihood
         By modality; None takes those that the values ask for: negative binomial for counts, accessibility
         for zeros and ones, normal for anything else.
+    drop
+        Probability that a step on a cell of several modalities sees a random one of them only.
     covariate_dim
         Dimensions of the code of each categorical batch and covariate. Continuous ones shift the decoder.
     """
     refuse_more_components(layout, components)
     mixture = free_mixture(layout, dim, components, covariance)
     latents = {"basal": Latent(_basal(layout, dim, noise), mixture)}
-    terms = [reconstruction(), prior("basal"), hyperprior("basal")]
+    terms = [reconstruction(drop=drop), prior("basal"), hyperprior("basal")]
     events = [start_codes(), centre_decoder()]
     levels = {name: c for name, c in layout.conditions.items() if c.categorical}
     if "basal" in levels:
