@@ -96,7 +96,7 @@ def judged(name: str, seed: int) -> list[dict[str, Any]]:
         row["mixing"] = batch_mixing(codes, kind, labels=label)
         for one, other in itertools.combinations(np.unique(kind), 2):
             some = np.isin(kind, [one, other])
-            row[f"{one} | {other}"] = batch_mixing(codes[some], kind[some], labels=label[some])
+            row[f"{one} with {other}"] = batch_mixing(codes[some], kind[some], labels=label[some])
         row["told"] = neighbour_accuracy(codes, label)
         if cells is cut:
             row |= {f"completed {m}": completed(model, whole, m) for m in cut.layout.modalities}
