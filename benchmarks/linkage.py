@@ -2,12 +2,12 @@
 
     python benchmarks/linkage.py --out benchmarks/results/linkage.md
 
-Twenty worlds of 1,500 cells, 400 genes, 500 peaks and twelve programmes in 20 dimensions; a model is fitted
-to each (multiDGD, defaults) and eight genes that have a programme are silenced. Truth: *programme*, peaks that
-share a programme with the gene; *direct*, peaks that the gene drives beyond programmes. Beside: the
-correlation of gene and peak over single cells (both as shares of the cell's total), and over 75 pools of 20
-neighbouring cells (20 principal components of RNA), as a z-score among 100 peaks of the same accessibility;
-their p-values are two-sided.
+Twenty worlds of 1,500 cells, 400 genes, 500 peaks and twelve programmes in 20 dimensions; a model is
+fitted to each (multiDGD, defaults) and eight genes that have a programme are silenced. Truth: *programme*,
+peaks that share a programme with the gene; *direct*, peaks that the gene drives beyond programmes. Beside:
+the correlation of gene and peak over single cells (both as shares of the cell's total), and over 75 pools
+of 20 neighbouring cells (20 principal components of RNA), as a z-score among 100 peaks of the same
+accessibility; their p-values are two-sided.
 
 AUROC ranks all peaks of a gene; *false* is the observed share of false links at a nominal false discovery
 rate of 0.1 (by Benjamini and Hochberg within a gene), *power* the share of true ones among those called.

@@ -121,13 +121,15 @@ def fitted(split: Split, *, seed: int, epochs: int | None) -> dict[str, Any]:
 
 def theirs(split: Split, *, seed: int, epochs: int | None, python: str, folder: Path) -> dict[str, Any]:
     """The same of MultiVI, in the peers' environment; what lies in ``folder`` is not fitted again."""
-    job, out = folder / "job.npz", folder / f"multivi-{seed}-{epochs}-{len(split.fit)}.npz"
-    held = {"fit_rna": split.rna[split.fit], "fit_atac": split.atac[split.fit]}
-    for version in VERSIONS:
-        held[f"{version}_rna"], held[f"{version}_atac"] = split.tested(version)
-    packed = {k: v for name, x in held.items() for k, v in pack(name, x.tocsr()).items()}
-    np.savez(job, seed=seed, epochs=epochs or 0, versions=list(VERSIONS), **packed)
+    out = folder / f"multivi-{seed}-{epochs}-{len(split.fit)}.npz"
     if not out.exists():
+        held = {"fit_rna": split.rna[split.fit], "fit_atac": split.atac[split.fit]}
+        for version in VERSIONS:
+            held[f"{version}_rna"], held[f"{version}_atac"] = split.tested(version)
+        packed = {k: v for name, x in held.items() for k, v in pack(name, x.tocsr()).items()}
+        # Its own: the peer reads it to the end, hours later.
+        job = out.with_suffix(".job.npz")
+        np.savez(job, seed=seed, epochs=epochs or 0, versions=list(VERSIONS), **packed)
         script = Path(__file__).with_name("multivi_peer.py")
         subprocess.run([python, str(script), str(job), str(out)], check=True, stdout=subprocess.DEVNULL)
     with np.load(out) as stored:

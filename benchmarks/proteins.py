@@ -110,7 +110,7 @@ def theirs(
     if not out.exists():
         held = {"fit_rna": split.rna, "fit_prot": split.proteins, "test_rna": split.tested_rna}
         packed = {k: v for name, x in held.items() for k, v in pack(name, x).items()}
-        job = folder / "job.npz"
+        job = out.with_suffix(".job.npz")
         np.savez(job, seed=seed, epochs=epochs or 0, way=way, **packed)
         script = Path(__file__).with_name("totalvi_peer.py")
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
