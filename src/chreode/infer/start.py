@@ -39,6 +39,8 @@ class PrincipalStart(nn.Module):
         Column whose levels' means are removed within clusters (`remove_batches`); None for none.
     modality
         Whose features; the first by default.
+    depths
+        Whether zeros and ones are divided by their total as counts are; by default only counts are.
     """
 
     loadings: Tensor
