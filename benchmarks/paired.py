@@ -253,6 +253,7 @@ def main() -> None:
     options = parser.parse_args()
     frames, said = [], []
     folder = options.folder or Path(tempfile.mkdtemp())
+    folder.mkdir(parents=True, exist_ok=True)
     for seed in options.seeds:
         split = Split(seed, cells=options.cells)
         methods: dict[str, dict[str, Any]] = {

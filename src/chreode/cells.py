@@ -364,6 +364,11 @@ class Cells:
         there = [self.size[m] > 0 if d.kind == "counts" else self.present[m] for m, d in kinds]
         return torch.stack(there).any(0) if there else torch.ones_like(self.index, dtype=torch.bool)
 
+    def column_sums(self, modality: str) -> Float[Tensor, " g"]:
+        """Sum of what was measured of each feature."""
+        measured = self.measured[modality]
+        return measured.sum_columns() if isinstance(measured, CSR) else measured.sum(0)
+
     def mask(self, modality: str) -> Bool[Tensor, "n g"] | None:
         """Which features each cell's panel measured; None when all were."""
         if modality not in self.panels:

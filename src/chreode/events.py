@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from chreode.axes import Tensor
-from chreode.cells import CSR, Cells
 from chreode.optim import codebooks
 from chreode.plan import Event, Moment
 from chreode.priors.placement import count_communities
@@ -55,7 +53,7 @@ def weigh_readout(*, every: int = 1) -> Event:
         for name, units in decoder.units(codes, some).items():
             output = decoder.readout.outputs[name]
             number = moment.total(cells.present[name].sum().double())
-            mean = moment.total(_column_sums(cells, name)) / number.clamp_min(1)
+            mean = moment.total(cells.column_sums(name).double()) / number.clamp_min(1)
             centred = units[some.present[name]] - units[some.present[name]].mean(0)
             many = moment.total(some.present[name].sum().double()).clamp_min(1)
             covariance = moment.total((centred.T @ centred).double()) / many
@@ -70,11 +68,6 @@ def weigh_readout(*, every: int = 1) -> Event:
             )
 
     return Event("weigh readout", do, every=every)
-
-
-def _column_sums(cells: Cells, modality: str) -> Tensor:
-    measured = cells.measured[modality]
-    return (measured.sum_columns() if isinstance(measured, CSR) else measured.sum(0)).double()
 
 
 def start_means(latent: str) -> Event:

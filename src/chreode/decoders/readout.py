@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from chreode.axes import Float, Tensor
-from chreode.cells import CSR, Cells, Layout
 from chreode.decoders.product import Product
 from chreode.errors import InputError
 from chreode.named import Named
@@ -16,6 +15,7 @@ from chreode.named import Named
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
+    from chreode.cells import Cells, Layout
     from chreode.parts import Observed
 
 __all__ = ["Conditions", "Readout"]
@@ -131,8 +131,7 @@ class Readout(nn.Module):
     def centre(self, cells: Cells) -> None:
         """Set the output biases so that a code of zero decodes to the mean profile of these cells."""
         for name, output in self.outputs.items():
-            measured = cells.measured[name]
-            total = measured.sum_columns() if isinstance(measured, CSR) else measured.sum(0)
+            total = cells.column_sums(name)
             self.heads[name].centre(output.bias[: len(total)], total, int(cells.present[name].sum()))
 
     def shrink(self, precision: float) -> None:
