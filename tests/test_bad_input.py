@@ -497,6 +497,7 @@ def test_bad_runs_are_refused(what, run, tmp_path):
         ["sample", run, "--out", "drawn.h5ad"],
         ["report", run],
         ["export", run, "--csv"],
+        ["link", run, "GENE1"],
     ):
         refused(chreode(*typed), words)
     assert contents(tmp_path) == before

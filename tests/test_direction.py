@@ -35,7 +35,7 @@ ORDER = [
     ["recipes"],
     ["compare", "report"],
     ["folder"],
-    ["commands", "fitting"],
+    ["commands", "fitting", "linking"],
     ["cli"],  # which may also ask the front door
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}

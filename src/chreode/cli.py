@@ -35,6 +35,9 @@ app = typer.Typer(
 Run = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a finished fit.")]
 Out = Annotated[Path, typer.Option(metavar="NEW.h5ad", help="The h5ad (or h5mu) file to write.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Data = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="The cells, if the file that was fitted is gone.")
+]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
 Counts = Annotated[
     str | None,
@@ -190,9 +193,7 @@ def sample(
 @app.command(cls=_Once)
 def report(
     run: Run,
-    data: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The cells, if the file that was fitted is gone.")
-    ] = None,
+    data: Data = None,
 ) -> Work:
     """Write the report again."""
     from chreode import commands
@@ -214,6 +215,42 @@ def export(
     from chreode import commands
 
     return partial(commands.export, run, out=out, overwrite=overwrite)
+
+
+@app.command(cls=_Once)
+def link(
+    run: Run,
+    gene: Annotated[list[str], typer.Argument(metavar="GENE...", help="The gene; several act together.")],
+    direction: Annotated[str, typer.Option(help="silence or activate.")] = "silence",
+    modality: Annotated[
+        str, typer.Option(metavar="NAME", help="The one whose response is asked for.")
+    ] = "atac",
+    genes: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Where genes start, by the peaks' assembly: GTF, BED or CSV."),
+    ] = None,
+    window: Annotated[
+        float | None, typer.Option(metavar="BP", help="Only so far from the start; needs --genes.")
+    ] = None,
+    step: Annotated[str, typer.Option(help="gradient, or sign as published.")] = "gradient",
+    fraction: Annotated[float, typer.Option(help="Length of the step in spreads of the codes.")] = 0.1,
+    null: Annotated[int, typer.Option(metavar="N", help="Random genes to compare with.")] = 100,
+    seed: Seed = 0,
+    data: Data = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="NEW.csv", help="The table to write, its figure beside; in DIR/links by default."
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> Work:
+    """Tell which peaks, or genes, go with a gene: what happens to them when it falls silent."""
+    from chreode import linking
+
+    asked = {"direction": direction, "modality": modality, "window": window}
+    asked |= {"step": step, "fraction": fraction, "null": null, "seed": seed}
+    return partial(linking.link, run, gene, out, genes=genes, data=data, overwrite=overwrite, asked=asked)
 
 
 @app.command(cls=_Once)

@@ -14,7 +14,7 @@ from rich.text import Text
 import chreode.recipes  # noqa: F401  (registers chreode's own)
 from chreode.errors import InputError
 from chreode.fitted import load
-from chreode.folder import fresh_file, model_folder, new_folder
+from chreode.folder import fitted_cells, fresh_file, model_folder, new_folder
 from chreode.io.annotate import annotated_copy, annotated_suffix
 from chreode.io.read import read
 from chreode.io.write import write_csv
@@ -112,15 +112,7 @@ def report(folder: Path, *, data: Path | None) -> None:
         )
         raise InputError(msg)
     model = load(where)
-    cells = read(_counts_of(folder, facts, data), **model.reading.schema)
-    if set(model.layout.modalities) < set(cells.layout.modalities):
-        cells = cells.only(*model.layout.modalities)
-    if dict(cells.layout.modalities) != dict(model.layout.modalities):
-        msg = (
-            f"Expected the cells that were fitted; found other features in {cells.reading.source}. "
-            f"Give the file that was fitted ({facts['call']['file']}) with --data."
-        )
-        raise InputError(msg)
+    cells = fitted_cells(folder, facts, model=model, data=data)
     try:
         scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -134,18 +126,6 @@ def report(folder: Path, *, data: Path | None) -> None:
         folder / "report.html", model=model, cells=cells, scores=scores, command=facts["command"], title=title
     )
     print(f"Written to {out}.")
-
-
-def _counts_of(folder: Path, facts: Mapping[str, Any], data: Path | None) -> Path:
-    """The file given, the one that was fitted, or the annotated copy of it."""
-    if data is not None:
-        return data
-    places = [Path(facts["call"]["file"]), folder / "cells.h5ad", folder / "cells.h5mu"]
-    for place in places:
-        if place.exists():
-            return place
-    msg = f"Expected the cells that were fitted at {places[0]}; found nothing. Name them with --data FILE."
-    raise InputError(msg)
 
 
 def export(folder: Path, *, out: Path | None, overwrite: bool) -> None:

@@ -5,19 +5,32 @@ from __future__ import annotations
 import json
 import shutil
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chreode.checkpoint import NAME, differences
 from chreode.errors import InputError
+from chreode.io.read import read
 from chreode.io.write import atomic_path
 from chreode.loop import NonFinite
 from chreode.storage import is_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
-__all__ = ["MARK", "Run", "fresh_file", "model_folder", "new_folder", "write_json"]
+    from chreode.cells import Cells
+    from chreode.fitted import FittedModel
+
+__all__ = [
+    "MARK",
+    "Run",
+    "check_fresh",
+    "fitted_cells",
+    "fresh_file",
+    "model_folder",
+    "new_folder",
+    "write_json",
+]
 
 MARK = "chreode.json"
 FORMAT = 1
@@ -72,15 +85,13 @@ def _remove(made: list[Path]) -> None:
             path.rmdir()
 
 
-@contextmanager
-def fresh_file(path: Path, *, suffix: str, overwrite: bool) -> Iterator[Path]:
-    """Give a path to write at, beside ``path``, which it replaces when all went well.
+def check_fresh(path: Path, *, suffix: str, overwrite: bool) -> None:
+    """Refuse a path that does not name a new file of a kind.
 
     Raises
     ------
     InputError
-        Before anything is done: for another suffix, a file that is there already (unless ``overwrite``),
-        or a folder that cannot be written to.
+        For another suffix, or a file that is there already (unless ``overwrite``).
     """
     if path.suffix != suffix:
         msg = f"Expected --out to name a {suffix} file; found {path.name!r}."
@@ -90,6 +101,18 @@ def fresh_file(path: Path, *, suffix: str, overwrite: bool) -> Iterator[Path]:
         what = "a folder" if path.is_dir() else "one that is there already"
         msg = f"Expected --out to name a new file; found {what} at {path}. Give another name"
         raise InputError(msg + ("." if path.is_dir() else ", or add --overwrite."))
+
+
+@contextmanager
+def fresh_file(path: Path, *, suffix: str, overwrite: bool) -> Iterator[Path]:
+    """Give a path to write at, beside ``path``, which it replaces when all went well.
+
+    Raises
+    ------
+    InputError
+        Before anything is done: as `check_fresh` does, or for a folder that cannot be written to.
+    """
+    check_fresh(path, suffix=suffix, overwrite=overwrite)
     with atomic_path(path) as beside:
         yield beside
 
@@ -238,3 +261,45 @@ def model_folder(path: Path) -> tuple[Path, dict[str, Any]]:
         msg += f" Finish it with: {run.facts.get('command')}"
         raise InputError(msg)
     return path / "model", run.facts
+
+
+def fitted_cells(path: Path, facts: Mapping[str, Any], *, model: FittedModel, data: Path | None) -> Cells:
+    """Read again the cells that were fitted, with their counts.
+
+    Parameters
+    ----------
+    path
+        Of a finished run.
+    facts
+        What `model_folder` knows of it.
+    model
+        Its model, whose schema is reused.
+    data
+        Where they are; None takes the file that was fitted, or the run's own copy.
+
+    Raises
+    ------
+    InputError
+        When there are none, or they have other features.
+    """
+    cells = read(data or _kept_counts(path.expanduser(), facts), **model.reading.schema)
+    if set(model.layout.modalities) < set(cells.layout.modalities):
+        cells = cells.only(*model.layout.modalities)
+    if dict(cells.layout.modalities) != dict(model.layout.modalities):
+        fitted = f" ({facts['call']['file']})" if facts else ""
+        msg = (
+            f"Expected the cells that were fitted; found other features in {cells.reading.source}. "
+            f"Give the file that was fitted{fitted} with --data."
+        )
+        raise InputError(msg)
+    return cells
+
+
+def _kept_counts(path: Path, facts: Mapping[str, Any]) -> Path:
+    """The file that was fitted, or the annotated copy of it."""
+    places = [Path(facts["call"]["file"]), path / "cells.h5ad", path / "cells.h5mu"]
+    for place in places:
+        if place.exists():
+            return place
+    msg = f"Expected the cells that were fitted at {places[0]}; found nothing. Name them with --data FILE."
+    raise InputError(msg)
