@@ -1,6 +1,6 @@
 """How many cells does it take? multiDGD beside MultiVI (defaults) on fewer and fewer cells.
 
-    python benchmarks/small_data.py --peers-python peers/bin/python --folder kept \
+    python benchmarks/small_data.py --peers-python peers/bin/python --folder kept --longer 5000 \
         --out benchmarks/results/small_data.md
 
 Data: ``a549_scicar_dex`` (2,377 fitted cells, 1,185 genes, 52,761 peaks; 10 to 100 % of them), and a
@@ -9,8 +9,9 @@ the world of `mosaic.py`; 1 to 100 %). Protocol of `paired.py`: a tenth of the c
 nothing; a tested cell's code is inferred from one binomial half of its RNA molecules and all its peaks and
 judged on the other half, in nats each. A seed decides which cells are tested, which are fitted and both
 methods' start: the tested cells and their halves are the same whatever is fitted, and fewer cells are some
-of the more. MultiVI trains for its own number of epochs: at most 500, and it stops by itself. That is few
-steps where cells are few; ``--epochs`` gives it more, in files of their own.
+of the more. MultiVI trains for its own number of epochs: at most 500, and it stops by itself. Where cells
+are few, that is so few steps that it has not learned yet; ``--longer`` is a second MultiVI, of at most 2,000
+cells, which may take so many epochs and still stops by itself.
 
 - *gain*: over the mean profile of the cells that were fitted, and, in the figure, over that of all cells
   that could have been, so that the curve says what more cells bring; the first profile stands beside;
@@ -58,7 +59,8 @@ GAINS = {
     "peaks": "peaks from peaks, nats an open peak",
     "rna": "peaks from RNA, nats an open peak",
 }
-COLOURS = {"multiDGD": "#1f5a99", "MultiVI": "#c8641e", PROFILE: "0.5"}
+PEER, LONGER, FEW = "MultiVI", "MultiVI, longer", 2_000
+COLOURS = {"multiDGD": "#1f5a99", PEER: "#c8641e", LONGER: "#e0b088", PROFILE: "0.5"}
 OF_ALL = {f"{version}, of all": what for version, what in GAINS.items()}
 AREAS = {c: what for c, what in paired.COLUMNS.items() if "," in c}
 
@@ -92,13 +94,15 @@ def unchanged(split: paired.Split, job: Path) -> None:
 
 
 def fits(split: paired.Split, *, seed: int, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """What both methods, or the one asked for, make of a split; kept in ``folder``."""
+    """What all methods, or those asked for, make of a split; kept in ``folder``."""
+    most = {PEER: options.epochs}
+    if options.longer and len(split.fit) <= FEW:
+        most[LONGER] = options.longer
     found = {}
-    if options.only != "ours":
-        job = folder / f"multivi-{seed}-{options.epochs}-{len(split.fit)}.job.npz"
-        unchanged(split, job)
-        how = {"epochs": options.epochs, "python": options.peers_python, "folder": folder}
-        found["MultiVI"] = paired.theirs(split, seed=seed, **how)
+    for name, epochs in most.items() if options.only != "ours" else ():
+        unchanged(split, folder / f"multivi-{seed}-{epochs}-{len(split.fit)}.job.npz")
+        how = {"epochs": epochs, "python": options.peers_python, "folder": folder}
+        found[name] = paired.theirs(split, seed=seed, **how)
     if options.only != "theirs":
         found["multiDGD"] = paired.ours(split, seed=seed, epochs=options.our_epochs, folder=folder)
     return found
@@ -142,19 +146,19 @@ def scored(
 
 
 def tables(runs: pd.DataFrame) -> dict[str, str]:
-    """The tables of a data set's runs, and how ours differs from MultiVI's at each number of cells."""
+    """The tables of a data set's runs, and how multiDGD differs from its peers at each number of cells."""
     means = {**GAINS, **AREAS}
-    one, other = (
-        runs.loc[runs["method"] == name].set_index(["cells", "seed"]) for name in ("multiDGD", "MultiVI")
-    )
-    less = pd.DataFrame({c: one[c] - other[c] for c in means}).reset_index()
-    models = runs.loc[runs["method"] != PROFILE]
     by = ["cells", "method"]
+    of = {name: rows.set_index(["cells", "seed"])[list(means)] for name, rows in runs.groupby("method")}
+    less = pd.concat(
+        [(of["multiDGD"] - of[name]).dropna().assign(method=name) for name in (PEER, LONGER) if name in of]
+    )
+    models = runs.loc[runs["method"] != PROFILE]
     return {
         "gain over the mean profile of the fitted cells": results.table(models, by=by, columns=GAINS),
         "gain over the mean profile of all cells": results.table(runs, by=by, columns=OF_ALL),
         "areas, and epochs": results.table(models, by=by, columns=AREAS | {"epochs": "epochs"}),
-        "ours less MultiVI's": results.table(less, by=["cells"], columns=means),
+        "multiDGD less": results.table(less.sort_index().reset_index(), by=by, columns=means),
     }
 
 
@@ -168,6 +172,8 @@ def draw(runs: dict[str, pd.DataFrame], path: Path) -> None:
             score = f"{version}, of all"
             for method, colour in COLOURS.items():
                 mine = rows[rows["method"] == method]
+                if mine.empty:
+                    continue
                 axis.scatter(mine["cells"], mine[score], s=14, color=colour, alpha=0.7, lw=0)
                 mean = mine.groupby("cells")[score].mean()
                 axis.plot(mean.index, mean, color=colour, lw=1.2, label=method)
@@ -193,6 +199,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", choices=("ours", "theirs"), help="fit this, and write no table")
     parser.add_argument("--epochs", type=int, help="of MultiVI; its own rule by default")
+    parser.add_argument("--longer", type=int, help="epochs at most of a second MultiVI, where cells are few")
     parser.add_argument("--our-epochs", type=int)
     parser.add_argument("--cells", type=int, help="only so many, tested ones included, to try the script")
     parser.add_argument("--folder", type=Path, help="where fits are kept")
@@ -236,10 +243,12 @@ def main() -> None:
     logging.disable(logging.WARNING)
     runs = run(options)
     if options.out and options.only is None:
+        command = "python benchmarks/small_data.py --peers-python peers/bin/python"
+        command += f" --longer {options.longer}" if options.longer else ""
         results.write(
             options.out,
             title="Fewer and fewer cells",
-            command="python benchmarks/small_data.py --peers-python peers/bin/python",
+            command=command,
             parts={f"{name}: {what}": t for name, rows in runs.items() for what, t in tables(rows).items()},
             python=options.peers_python,
         )
