@@ -4,7 +4,8 @@
 
 ``JOB`` holds RNA and peaks of the cells that are fitted and, in several versions, of those that are tested:
 what a version leaves out is zero, which is how MultiVI is told that it is missing. ``OUT`` gets codes of the
-fitted cells, and for each version proportions and accessibilities of the tested ones.
+fitted cells, and for each version proportions and accessibilities of the tested ones; ``_rna_shown`` are
+proportions once zeros were inflated, those of the counts that MultiVI expects.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import mudata
 import numpy as np
 import pandas as pd
 import scvi
+import torch
 from lightning.pytorch.callbacks import Callback
 from scvi_fit import unpack
 
@@ -55,6 +57,18 @@ def table(rna: sp.csr_matrix, atac: sp.csr_matrix) -> mudata.MuData:
     return mdata
 
 
+@torch.no_grad()
+def shown(model: scvi.model.MULTIVI, mdata: mudata.MuData) -> np.ndarray:
+    """Proportions of the expected counts of some cells, zero inflation included."""
+    kept = []
+    for tensors in model._make_data_loader(adata=mdata, batch_size=128):
+        how = {"inference_kwargs": {"n_samples": 1}, "generative_kwargs": {"use_z_mean": True}}
+        _, found = model.module.forward(tensors=tensors, compute_loss=False, **how)
+        kept.append((found["px_scale"] * torch.sigmoid(-found["px_dropout"])).numpy())
+    expected = np.concatenate(kept)
+    return expected / expected.sum(1, keepdims=True)
+
+
 def main(job: str, out: str) -> None:
     warnings.simplefilter("ignore")
     stored = np.load(job)
@@ -73,6 +87,7 @@ def main(job: str, out: str) -> None:
     for version in stored["versions"].tolist():
         some = table(unpack(f"{version}_rna", stored), unpack(f"{version}_atac", stored))
         found[f"{version}_rna"] = np.asarray(model.get_normalized_expression(some), dtype=np.float32)
+        found[f"{version}_rna_shown"] = shown(model, some)
         for name, cells in (("atac", False), ("atac_depth", True)):
             estimate = model.get_normalized_accessibility(some, normalize_cells=cells)
             found[f"{version}_{name}"] = np.asarray(estimate, dtype=np.float16)
