@@ -11,8 +11,8 @@ judged on the other half, in nats each. A seed decides which cells are tested, w
 methods' start: the tested cells and their halves are the same whatever is fitted, and fewer cells are some
 of the more. MultiVI trains for its own number of epochs: at most 500, and it stops by itself. Where cells
 are few, that is so few steps that it has not learned yet; ``--longer`` is a second MultiVI, of at most 2,000
-cells, which may take so many epochs and still stops by itself. Its proportions are those it calls normalised, or
-these once zeros were inflated, whichever are better.
+cells, which may take so many epochs and still stops by itself. Its proportions are those it calls
+normalised, or these once zeros were inflated, whichever are better.
 
 - *gain*: over the mean profile of the cells that were fitted, and, in the figure, over that of all cells
   that could have been, so that the curve says what more cells bring; the first profile stands beside;
