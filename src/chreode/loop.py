@@ -15,7 +15,7 @@ from chreode.checkpoint import write_checkpoint
 from chreode.decoders.product import rounding, rounds_fast
 from chreode.held_out import halves, spent
 from chreode.io.loader import minibatches
-from chreode.memory import kept_memory
+from chreode.memory import cells_at_a_time, kept_memory
 from chreode.named import module_name
 from chreode.objective import Step
 from chreode.optim import CodeAdam, codebooks, optimiser, weigh_priors
@@ -131,6 +131,8 @@ class _Rank:
         if held is not None and self.plan.stop is not None:
             both = halves(held, torch.Generator().manual_seed(mix(call.seed, 13)))
             self.halves = (both[0].to(fabric.device), both[1].to(fabric.device))
+            # Their place is found now: among what a step asks for and frees, it would be one more hole.
+            self.best = {name: torch.zeros_like(value) for name, value in self.model.state_dict().items()}
 
     @staticmethod
     def _weight(latent: str) -> str:
@@ -275,7 +277,7 @@ class _Rank:
         value = self.fabric.broadcast(self._held_out())
         if self.clock["best"] is None or value < self.clock["best"]:
             self.clock["best"] = value
-            self.best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+            self.keep()
         if self.clock["mark"] is None or value < self.clock["mark"] - stop.margin:
             self.clock.update(mark=value, looks=0)
         else:
@@ -291,12 +293,17 @@ class _Rank:
         self.warm = infer_codes(self.model, first, start=self.warm or None, steps=100 if cold else 20)
         total, on = 0.0, 0.0
         with torch.no_grad():
-            for at in range(0, len(second), 1024):
-                some = second[slice(at, at + 1024)]
-                z = {name: value[at : at + 1024] for name, value in self.warm.items()}
-                part, number = spent(self.model.trace(z, some).observed, some)
+            for some in torch.arange(len(second)).split(cells_at_a_time(second.layout.width)):
+                z = {name: value[some] for name, value in self.warm.items()}
+                part, number = spent(self.model.trace(z, second[some]).observed, second[some])
                 total, on = total + part, on + number
         return total / max(on, 1.0)
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Keep the weights and codes as they are now, in the place of those kept before."""
+        for name, value in self.model.state_dict().items():
+            self.best[name].copy_(value)
 
     def restore_best(self) -> None:
         """Go back to the weights and codes that explained held-out molecules best in this phase."""

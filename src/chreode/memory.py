@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["kept_memory"]
+__all__ = ["cells_at_a_time", "kept_memory"]
 
 # glibc's names for what `mallopt` sets: from how much free memory on some is given back, and from what size
 # on memory is asked of the system by itself.
@@ -17,8 +17,21 @@ _TRIM, _MAP = -1, -3
 # Where glibc's own adjustment of both ends.
 _USUAL = 32 << 20
 _MOST = 2**31 - 1
+# Entries of a block of cells by features: several arrays of this size are worked with.
+_ENTRIES = 128 * 20_000
 # The settings are the process's: a look at held-out cells must not end what the fit around it began.
 _inside: list[bool] = []
+
+
+def cells_at_a_time(width: int, *, most: int = 512) -> int:
+    """How many cells by so many features are worked on at a time: up to ``most``, at least 32.
+
+    Examples
+    --------
+    >>> cells_at_a_time(2_000), cells_at_a_time(50_000)
+    (512, 51)
+    """
+    return max(32, min(most, _ENTRIES // max(1, width)))
 
 
 @contextmanager
@@ -33,6 +46,7 @@ def kept_memory() -> Iterator[None]:
     if library is None or _inside:
         yield
         return
+    library.malloc_trim(0)
     library.mallopt(_MAP, _MOST)
     library.mallopt(_TRIM, _MOST)
     _inside.append(True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from chreode.axes import Float, Tensor
-from chreode.memory import kept_memory
+from chreode.memory import cells_at_a_time, kept_memory
 from chreode.threads import threads_for
 
 if TYPE_CHECKING:
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from chreode.model import LatentModel
 
 __all__ = ["at_modes", "best_start", "frozen", "infer_codes", "settle"]
-
-# Entries of a chunk of cells: several arrays of this size are worked with.
-_ENTRIES = 128 * 20_000
 
 
 @contextmanager
@@ -177,7 +174,7 @@ def infer_codes(
     """
     from tqdm.auto import tqdm
 
-    chunk = chunk or max(32, min(512, _ENTRIES // max(1, cells.layout.width)))
+    chunk = chunk or cells_at_a_time(cells.layout.width)
     found: dict[str, list[Tensor]] = {name: [] for name in model.latents}
     threads = threads_for(min(chunk, len(cells)) * cells.layout.width)
     with frozen(model), threads, kept_memory():

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Product", "rounding", "rounds_fast"]
 
 _START = 0.1
+_BLOCK = 8192  # outputs
 
 
 class Product(nn.Linear):
@@ -73,11 +74,22 @@ class _Rounded(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN001
         x, weight = ctx.saved_tensors
-        # First, while the gradient is in the cache.
-        by_bias = grad.sum(0) if ctx.needs_input_grad[2] else None
-        short = grad.bfloat16()
-        by_x = (short @ weight.bfloat16()).float() if ctx.needs_input_grad[0] else None
-        by_weight = (short.t() @ x.bfloat16()).float() if ctx.needs_input_grad[1] else None
+        by_x_wanted, by_weight_wanted, by_bias_wanted = ctx.needs_input_grad
+        # First, in the place that the last step's left: anything else would split it.
+        by_weight = torch.empty_like(weight) if by_weight_wanted else None
+        by_bias = grad.new_empty(len(weight)) if by_bias_wanted else None
+        by_x = torch.zeros_like(x) if by_x_wanted else None
+        short_x = x.bfloat16()
+        # In blocks of outputs: what is rounded is as large as the weights, and a block of it stays in the cache.
+        for at in range(0, len(weight), _BLOCK):
+            here = slice(at, at + _BLOCK)
+            if by_bias is not None:
+                torch.sum(grad[:, here], 0, out=by_bias[here])
+            short = grad[:, here].bfloat16()
+            if by_x is not None:
+                by_x += short @ weight[here].bfloat16()
+            if by_weight is not None:
+                by_weight[here] = short.t() @ short_x
         return by_x, by_weight, by_bias
 
 

@@ -9,7 +9,7 @@ from chreode.axes import Float, Tensor
 __all__ = ["weight_precision"]
 
 # Features worked on at a time.
-_ROWS = 8192
+_ROWS = 1024
 
 
 @torch.no_grad()
@@ -60,10 +60,10 @@ def weight_precision(
     True
     """
     spread = torch.linalg.eigvalsh(covariance.double()).clamp_min(0)
-    determined = 0.0
-    for some in information.double().split(_ROWS):
+    determined = square = 0.0
+    for some, rows in zip(information.double().split(_ROWS), weight.split(_ROWS), strict=True):
         known = some[:, None] * spread
         determined += float((known / (precision + known)).sum())
-    square = float(weight.double().square().sum())
+        square += float(torch.linalg.vector_norm(rows, dtype=torch.float64)) ** 2
     best = determined / max(square, 1e-12)
     return min(max((precision * best) ** 0.5, 1e-3), 1e9)
