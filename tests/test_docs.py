@@ -1,8 +1,8 @@
 """Every code block of the README and the documentation runs, on a small data set, as a reader would run it.
 
 The blocks of a page run in their order, in a folder of the page's own that holds ``pbmc.h5ad``,
-``new.h5ad``, ``multiome.h5mu`` and ``genes.gtf``. Blocks of ``python`` share their names; each line of a
-block of ``sh`` is a command.
+``new.h5ad``, ``multiome.h5mu``, ``new_donor.h5mu`` and ``genes.gtf``. Blocks of ``python`` share their
+names; each line of a block of ``sh`` is a command.
 What cannot run in a test says so, and why, in the line before: ``<!-- not run: it installs -->``.
 """
 
@@ -76,6 +76,8 @@ def small(tmp_path_factory) -> Path:
         )
         adata.write_h5ad(folder / f"{name}.h5ad")
     multiome(adata).write(folder / "multiome.h5mu")
+    adata.obs["donor"] = "donor_4"
+    multiome(adata).write(folder / "new_donor.h5mu")
     starts = [
         f'chr1\ta\tgene\t{500 * j + 1}\t{500 * j + 400}\t.\t+\t.\tgene_id "GENE{j}";\n' for j in range(80)
     ]

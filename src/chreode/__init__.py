@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from chreode.io import datasets
     from chreode.io.read import read
     from chreode.io.simulate import simulate
+    from chreode.levels import add_levels
     from chreode.perturb import linkage
     from chreode.recipe import recipe
     from chreode.storage import cite
@@ -28,6 +29,7 @@ __all__ = [
     "Embedded",
     "FittedModel",
     "InputError",
+    "add_levels",
     "cite",
     "datasets",
     "distil",
@@ -47,6 +49,7 @@ _WHERE = {
     "Embedded": "chreode.embedded:Embedded",
     "FittedModel": "chreode.fitted:FittedModel",
     "InputError": "chreode.errors:InputError",
+    "add_levels": "chreode.levels:add_levels",
     "cite": "chreode.storage:cite",
     "datasets": "chreode.io.datasets",
     "distil": "chreode.fitted:distil",

@@ -161,6 +161,10 @@ def project(
     refine: Annotated[
         int | None, typer.Option(metavar="N", help="Steps at most; until converged by default.")
     ] = None,
+    add_levels: Annotated[
+        bool,
+        typer.Option("--add-levels", help="Give batches that were not trained with their own component."),
+    ] = False,
     counts: Counts = None,
     batch: Batch = None,
     label: Label = None,
@@ -172,7 +176,8 @@ def project(
 
     reading = {"counts": _by_modality(counts), "batch": batch, "label": label}
     reading["modalities"] = tuple(modality or ())
-    return partial(commands.project, run, new, out, refine=refine, overwrite=overwrite, reading=reading)
+    how = {"refine": refine, "add_levels": add_levels, "overwrite": overwrite}
+    return partial(commands.project, run, new, out, **how, reading=reading)
 
 
 @app.command(cls=_Once)

@@ -18,6 +18,7 @@ from chreode.folder import fitted_cells, fresh_file, model_folder, new_folder
 from chreode.io.annotate import annotated_copy, annotated_suffix
 from chreode.io.read import read
 from chreode.io.write import write_csv
+from chreode.levels import add_levels as with_levels
 from chreode.recipe import BY_DATA, named, registry
 from chreode.references import references
 from chreode.words import many
@@ -31,7 +32,14 @@ __all__ = ["export", "project", "recipes", "report", "sample"]
 
 
 def project(
-    folder: Path, new: Path, out: Path, *, refine: int | None, overwrite: bool, reading: Mapping[str, Any]
+    folder: Path,
+    new: Path,
+    out: Path,
+    *,
+    refine: int | None,
+    add_levels: bool,
+    overwrite: bool,
+    reading: Mapping[str, Any],
 ) -> None:
     """Embed new cells with a run's model; write a copy of their file with codes and components.
 
@@ -43,6 +51,8 @@ def project(
         The new cells, and the h5ad file to write (h5mu where they are a MuData).
     refine
         Steps at most; None until converged.
+    add_levels
+        Whether levels that were not trained with get a component of their own.
     overwrite
         Whether ``out`` may be there already.
     reading
@@ -53,8 +63,10 @@ def project(
         raise InputError(msg)
     model = load(model_folder(folder)[0])
     with fresh_file(out, suffix=annotated_suffix(new), overwrite=overwrite) as beside:
-        cells = read(new, like=model, **reading)
+        cells = read(new, like=model, add_levels=add_levels, **reading)
         print(f"Read {many(len(cells), 'cell')} from {new}.", *cells.reading.messages, sep="\n")
+        if add_levels:
+            model = with_levels(model, cells, progress=sys.stderr.isatty())
         embedded = model.project(cells, refine=refine, progress=sys.stderr.isatty())
         annotated_copy(new, beside, write=embedded.write)
     print(f"Written to {out}.")

@@ -97,7 +97,8 @@ class FittedModel:
     def project(self, source: Any, *, refine: int | None = None, progress: bool = False) -> Embedded:
         """Embed new cells; decoder and priors stay as they are.
 
-        A supervised prior places cells by their labels where they have any.
+        A supervised prior places cells by their labels where they have any. A batch, or a level of a
+        covariate, that the model was not trained with is unknown; `chreode.add_levels` gives it a component.
 
         Parameters
         ----------

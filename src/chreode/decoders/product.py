@@ -80,7 +80,7 @@ class _Rounded(torch.autograd.Function):
         by_bias = grad.new_empty(len(weight)) if by_bias_wanted else None
         by_x = torch.zeros_like(x) if by_x_wanted else None
         short_x = x.bfloat16()
-        # In blocks of outputs: what is rounded is as large as the weights, and a block of it stays in the cache.
+        # In blocks of outputs: what is rounded is as large as the weights, a block of it stays in the cache.
         for at in range(0, len(weight), _BLOCK):
             here = slice(at, at + _BLOCK)
             if by_bias is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -79,7 +80,9 @@ def learn(source: Source, name: str, *, role: Role) -> Column:
     return Column(covariate, _numbered(_level_text(column), missing, levels), said)
 
 
-def reuse(source: Source, covariate: Covariate, *, column: str | None = None) -> Column:
+def reuse(
+    source: Source, covariate: Covariate, *, column: str | None = None, add_levels: bool = False
+) -> Column:
     """Read a column under the levels, or the location and scale, of the training cells.
 
     A column that is absent, a missing value and a level that training did not know are all unknown.
@@ -92,6 +95,8 @@ def reuse(source: Source, covariate: Covariate, *, column: str | None = None) ->
         What training knows.
     column
         Its name in this source, when it has another one here.
+    add_levels
+        Whether levels that training did not know come after those it knew.
 
     Raises
     ------
@@ -109,10 +114,12 @@ def reuse(source: Source, covariate: Covariate, *, column: str | None = None) ->
     if not covariate.categorical:
         return Column(covariate, _standardised(_numbers(found, name), covariate), _missing(name, missing))
     levels = _level_text(found)
-    values = _numbered(levels, missing, covariate.levels)
     new = sorted(set(levels[~missing].tolist()) - set(covariate.levels))
+    if add_levels:
+        covariate = replace(covariate, levels=(*covariate.levels, *new))
+    values = _numbered(levels, missing, covariate.levels)
     said = _missing(name, missing)
-    if new:
+    if new and not add_levels:
         cells = int(((values < 0).numpy() & ~missing).sum())
         said += (
             f"{listing(new)} in column {name!r} ({covariate.role}) "

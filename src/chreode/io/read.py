@@ -51,6 +51,7 @@ def read(
     values: str | Mapping[str, str] | None = None,
     modalities: str | Sequence[str] = (),
     like: Fitted | None = None,
+    add_levels: bool = False,
 ) -> Cells:
     """Read cells from an AnnData, a MuData, a file or a folder; nothing in the source is changed.
 
@@ -91,6 +92,9 @@ def read(
         A model (or `Cells`): its features, levels and scales are reused, so that the cells can be projected.
         Features are matched by name, then by symbol, then with Ensembl versions left out; those missing are
         masked. ``counts``, ``batch`` and ``label`` default to the model's and may name others here.
+    add_levels
+        With ``like``, of one table: levels of batch and covariates that the model does not know come after
+        those it knows, for `chreode.add_levels`; by default they are unknown.
 
     Returns
     -------
@@ -117,9 +121,14 @@ def read(
         values=values,
         modalities=modalities,
     )
-    cells = (
-        _several(source, schema, like) if isinstance(source, Mapping) else _read(source, schema, like=like)
-    )
+    if add_levels and (like is None or isinstance(source, Mapping)):
+        found = "no model" if like is None else "several tables"
+        msg = f"Expected add_levels=True with one table and like=model; found {found}. Leave it out."
+        raise InputError(msg)
+    if isinstance(source, Mapping):
+        cells = _several(source, schema, like)
+    else:
+        cells = _read(source, schema, like=like, add_levels=add_levels)
     if cells is not source:
         if like is None:
             refuse_constant(cells)
@@ -136,6 +145,7 @@ def _read(
     like: Fitted | None = None,
     memory_limit: int | None = None,
     alone: bool = True,
+    add_levels: bool = False,
 ) -> Cells:
     """`read` with the arguments checked, and a limit in bytes of memory for the non-zeros.
 
@@ -155,7 +165,7 @@ def _read(
             schema.refuse_unknown(opened.parts or schema.modalities or [MODALITY], opened.name)
         if like is None:
             return _learn(opened, schema if alone else _known(opened, schema), room)
-        return _reuse(opened, schema, like, room)
+        return _reuse(opened, schema, like, room, add_levels=add_levels)
 
 
 def _several(sources: Mapping[str, Any], schema: Schema, like: Fitted | None) -> Cells:
@@ -225,12 +235,15 @@ def _learn(source: Source, schema: Schema, room: Room) -> Cells:
     return _cells(source, schema, columns, read, room)
 
 
-def _reuse(source: Source, schema: Schema, like: Fitted, room: Room) -> Cells:
+def _reuse(source: Source, schema: Schema, like: Fitted, room: Room, *, add_levels: bool) -> Cells:
     """Read cells for a model: features, levels and scales are the model's."""
     known = like.layout.modalities
     asked = {"batch": schema.batch, "label": schema.label}
     schema, parts, said = _inherited(schema, source, like)
-    columns = [reuse(source, c, column=asked.get(c.role)) for c in like.layout.covariates.values()]
+    columns = [
+        reuse(source, c, column=asked.get(c.role), add_levels=add_levels and c.role != "label")
+        for c in like.layout.covariates.values()
+    ]
     n, read = len(source.cells), {}
     for name, modality in known.items():
         if name not in parts:
