@@ -2,11 +2,12 @@
 
     python benchmarks/paired_cost.py --peers-python peers/bin/python --out benchmarks/results/paired_cost.md
 
-The cells of `paired.py` with seed 0, fitted for a few epochs. Each method runs in a process of its own, in turn, several times, its threads bound to cores; the ratio is taken turn by turn. Time is the median
-epoch: of ours those without a look at held-out molecules, of which the looks' stands beside; MultiVI's
-include the looks it takes after each. Memory is the rise of the peak resident size above its value before the
-model is built (Linux). Both have fitted a corner of the data for one epoch before, so that nothing of it is
-what was imported.
+The cells of `paired.py` with seed 0, fitted for a few epochs. Each method runs in a process of its own, in
+turn, several times, its threads bound to cores; the ratio is taken turn by turn. Time is the median epoch: of
+ours those without a look at held-out molecules, whose time stands beside; MultiVI's include the looks it
+takes after each. Memory is the rise of the peak resident size above its value before the model is built
+(Linux). Both have fitted a corner of the data for one epoch before, so that nothing of it is what was
+imported.
 """
 
 from __future__ import annotations
