@@ -21,6 +21,8 @@ The 15 proteins that only one panel has cannot be judged in the other: of known 
 the cells of ``pbmc10k`` (under their own set, and as in ``pbmc5k``) stands before what was measured in
 ``pbmc5k``, by groups of cells. A cell's group is that of CD3, CD19, CD14 and CD56 which is highest, each as
 log1p counts standardised in its set.
+
+``--folder`` keeps what was predicted, so that a run can go on: empty it when chreode changes.
 """
 
 from __future__ import annotations
@@ -106,8 +108,13 @@ def fitted(mdata: dict[str, mudata.MuData], *, seed: int, epochs: int | None) ->
     return ch.fit(cells, ch.recipes.multidgd(), seed=seed, epochs=epochs, progress=False).embedded
 
 
-def ours(sets: Sets, protein: str, name: str, *, seed: int, epochs: int | None) -> list[np.ndarray]:
+def ours(
+    sets: Sets, protein: str, name: str, *, seed: int, epochs: int | None, folder: Path | None
+) -> np.ndarray:
     """log1p of what is expected of a protein in the set that it was hidden from, in four ways."""
+    kept = folder and folder / f"{name}-{short(protein)}-{seed}-{epochs}-{sets.rna[name].n_vars}.npy"
+    if kept and kept.exists():
+        return np.load(kept)
     embedded = fitted(sets.hiding(protein, of=name), seed=seed, epochs=epochs)
     rows, size = sets.rows(name), sets.size(name, without=protein)
     others = [p for p in sets.shared if p != protein]
@@ -117,7 +124,10 @@ def ours(sets: Sets, protein: str, name: str, *, seed: int, epochs: int | None) 
         expected = some.expected("prot", size=size, features=[protein, *others])[rows].astype(np.float64)
         plain.append(np.log1p(expected[:, 0]))
         of_total.append(np.log1p(expected[:, 0] / expected[:, 1:].sum(1) * totals))
-    return [*plain, *of_total]
+    found = np.stack([*plain, *of_total])
+    if kept:
+        np.save(kept, found)
+    return found
 
 
 def standardised(values: np.ndarray) -> np.ndarray:
@@ -152,7 +162,7 @@ def neighbours(sets: Sets, protein: str, name: str, components: np.ndarray) -> l
     return [logged[on_rna].mean(1), logged[on_both].mean(1), ratio[on_both].mean(1) + total]
 
 
-def predicted(sets: Sets, proteins: list[str], *, seeds: list[int], epochs: int | None) -> dict[str, Any]:
+def predicted(sets: Sets, proteins: list[str], *, seeds: list[int], **given: Any) -> dict[str, Any]:
     """By set: log1p predictions, seeds x methods x proteins x cells."""
     found = {}
     components = results.principal(sp.vstack([sets.rna[name].X for name in SETS]).tocsr())[0]
@@ -163,7 +173,7 @@ def predicted(sets: Sets, proteins: list[str], *, seeds: list[int], epochs: int 
             rows = []
             for protein in proteins:
                 start = time.perf_counter()
-                mine = ours(sets, protein, name, seed=seed, epochs=epochs)
+                mine = ours(sets, protein, name, seed=seed, **given)
                 rows.append([*mine, *simple[protein]])
                 seconds = time.perf_counter() - start
                 r = np.corrcoef(mine[0], np.log1p(sets.counts(name, [protein])[:, 0]))[0, 1]
@@ -278,12 +288,15 @@ def main() -> None:
     parser.add_argument("--genes", type=int, default=2000)
     parser.add_argument("--proteins", nargs="+", help="only these, to try the script")
     parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--folder", type=Path, help="keep what was predicted here")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    if options.folder:
+        options.folder.mkdir(parents=True, exist_ok=True)
     sets = Sets(genes=options.genes)
     proteins = [PREFIX + p for p in options.proteins] if options.proteins else sets.shared
-    given = {"seeds": options.seeds, "epochs": options.epochs}
-    found = predicted(sets, proteins, **given)
+    given = {"epochs": options.epochs, "folder": options.folder}
+    found = predicted(sets, proteins, seeds=options.seeds, **given)
     parts = tables(sets, found, proteins, seeds=options.seeds, draws=options.draws)
     parts["Proteins that one panel lacks: expected in pbmc10k, measured in pbmc5k, per ten thousand"] = (
         unseen(sets, seed=options.seeds[0], epochs=options.epochs)
