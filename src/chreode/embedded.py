@@ -13,6 +13,7 @@ from chreode.axes import Float, Tensor
 from chreode.cells import Cells, Layout, Reading
 from chreode.errors import InputError
 from chreode.io.schema import listing, nearest
+from chreode.memory import cells_at_a_time
 from chreode.words import many
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["Embedded", "blank"]
 
 _LIMIT = 2_000_000_000  # bytes of an array that expected() will build
-_CHUNK = 1024
 
 
 class Embedded:
@@ -171,7 +171,8 @@ class Embedded:
         """`expected`, a few cells at a time: pairs of rows and values."""
         name = self._modality(modality)
         columns = self._columns(name, features)
-        for rows in _slices(len(self)):
+        step = cells_at_a_time(self.cells.layout.width, most=1024)
+        for rows in (slice(at, min(at + step, len(self))) for at in range(0, len(self), step)):
             some = self._rows(rows, size)
             with torch.no_grad():
                 mean = self.module.decoder({n: z[rows] for n, z in self.codes.items()}, some)[name].mean
@@ -330,11 +331,6 @@ class Embedded:
         """Those cells' covariates, at a chosen size, with every feature measured."""
         others = blank(self.cells.layout, len(range(*rows.indices(len(self)))), size=size)
         return others.replace(covariates={k: v[rows] for k, v in self.cells.covariates.items()})
-
-
-def _slices(n: int) -> Iterator[slice]:
-    for at in range(0, n, _CHUNK):
-        yield slice(at, min(at + _CHUNK, n))
 
 
 def blank(layout: Layout, n: int, *, size: float | None = None) -> Cells:

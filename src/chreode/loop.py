@@ -372,7 +372,7 @@ class _Rank:
             for which in ("model", "best")
         }
         self.model.load_state_dict(local["model"])
-        self.best, self.warm = local["best"], under("warm/")
+        self.best, self.warm = local["best"] or self.best, under("warm/")
         for name, adam in self.code_adams.items():
             adam.load({k: own(v) for k, v in under(f"codes/{name}/").items()})
         if self.adam is not None:
