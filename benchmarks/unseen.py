@@ -5,7 +5,9 @@
 Each of the five batches of ``bmmc_pathreg_lineages`` (9,353 cells, 529 genes) is left out in turn, and each
 site that has more than one. Half of a left-out batch's cells are judged and train nothing. A model is fitted
 twice: *unseen* to the other batches alone, *seen* to them and the other half of what was left out. Both
-project the judged cells with their weights frozen; to *unseen* their batch is an unknown level.
+project the judged cells with their weights frozen; to *unseen* their batch is an unknown level. With *its
+level added*, multiDGD's *unseen* has a component for it, fitted to the half that is not judged, and no weight
+is touched.
 
 - Molecules of the judged cells are thinned into binomial halves: one infers the code, the other is judged in
   nats a molecule, as the gain over the mean profile of the other batches' cells (for all methods the same).
@@ -50,6 +52,7 @@ ARMS = ("unseen", "seen")
 ERYTHROID = "eryth"
 OURS = ("multidgd", "scdgd")
 SCVI = "scVI, scArches"
+ADDING, ADDED = "multidgd", "multidgd, its level added"
 
 
 def groups(adata: AnnData) -> dict[str, list[str]]:
@@ -118,6 +121,11 @@ def ours(out: Path, split: Split, recipe: str, *, seed: int, epochs: int | None)
         expected = model.project(split.cells(split.judged, split.first)).expected()
         found[f"{arm}_share"] = expected / expected.sum(1, keepdims=True)
         found[f"{arm}_judged"] = model.project(split.cells(split.judged, split.whole)).embedding
+        if (arm, recipe) == ("unseen", ADDING):
+            wider = ch.add_levels(model, split.cells(split.seen))
+            expected = wider.project(split.cells(split.judged, split.first)).expected()
+            found["added_share"] = expected / expected.sum(1, keepdims=True)
+            found["added_judged"] = wider.project(split.cells(split.judged, split.whole)).embedding
         found[f"{arm}_others"] = model.embedded.embedding[: len(split.others)]
         found[f"{arm}_seconds"] = model.history["seconds"].iloc[-1]
     np.savez(out, **found)
@@ -206,6 +214,8 @@ def compared(split: Split, name: str, *, seed: int, options: argparse.Namespace)
         path = options.folder / f"{recipe}-{end}-{options.our_epochs}.npz"
         make = partial(ours, split=split, recipe=recipe, seed=seed, epochs=options.our_epochs)
         methods[recipe] = kept(path, make)
+    added = {k.replace("added", "unseen"): v for k, v in methods[ADDING].items() if k.startswith("added")}
+    methods[ADDED] = methods[ADDING] | added
     if options.peers_python:
         path = options.folder / f"scvi-{end}-{options.epochs}-{options.surgery_epochs}.npz"
         methods[SCVI] = kept(path, partial(theirs, split=split, seed=seed, options=options))
