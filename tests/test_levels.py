@@ -117,6 +117,8 @@ def test_what_cannot_work_is_refused(model, new, three):
     known = three[(three.obs["batch"] != new.obs["batch"].iloc[0]).to_numpy()].copy()
     with pytest.raises(InputError, match="Expected cells of levels that the model does not know"):
         ch.add_levels(model, known)
+    with pytest.raises(InputError, match="Expected cells that were read for this model"):
+        ch.add_levels(model, ch.read(new))
     with pytest.raises(InputError, match="with one table and like=model; found several tables"):
         ch.read({"a": new}, like=model, add_levels=True)
     with pytest.raises(InputError, match="found no model"):

@@ -64,8 +64,9 @@ def add_levels(model: FittedModel, source: Any, *, progress: bool = False) -> Fi
 
     References
     ----------
-    Schuster et al. (2024), multiDGD. https://doi.org/10.1038/s41467-024-53340-z. Deviation: there the new
-    component's mean and width are learned by gradient descent beside the codes.
+    Schuster et al. (2024), multiDGD. https://doi.org/10.1038/s41467-024-53340-z. Deviations: there one
+    component is added for all new cells, the one of twenty drawn at random that most of them choose, and its
+    mean and width are learned by gradient descent beside the codes.
     """
     cells = source if isinstance(source, Cells) else read(source, like=model, add_levels=True)
     grown = _grown(model, cells.layout)
@@ -90,11 +91,15 @@ def add_levels(model: FittedModel, source: Any, *, progress: bool = False) -> Fi
 
 def _grown(model: FittedModel, layout: Layout) -> dict[str, int]:
     """How many levels the model knows of each column that has new ones."""
-    grown = {
-        column: len(known.levels)
-        for column, known in model.layout.covariates.items()
-        if layout.covariates[column].levels != known.levels
-    }
+    levels = {column: c.levels for column, c in layout.covariates.items()}
+    both = {column: (c.levels, levels.get(column)) for column, c in model.layout.covariates.items()}
+    if any(found is None or found[: len(known)] != known for known, found in both.values()):
+        msg = (
+            f"Expected cells that were read for this model, with {listing(both)}; found other columns or "
+            "levels. Give the source itself, or ch.read(source, like=model, add_levels=True)."
+        )
+        raise InputError(msg)
+    grown = {c: len(known) for c, (known, found) in both.items() if found != known}
     if not grown:
         known = {c.column: listing(c.levels) for c in model.layout.conditions.values() if c.categorical}
         msg = (
