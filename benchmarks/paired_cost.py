@@ -95,8 +95,8 @@ def in_turn(pythons: dict[str, str], *, turns: int, epochs: int) -> pd.DataFrame
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--peers-python", default="peers/bin/python")
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--turns", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--only", choices=["multiDGD", "MultiVI"], help="one run of one method, as JSON")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -117,6 +117,7 @@ def main() -> None:
             command="python benchmarks/paired_cost.py --peers-python peers/bin/python",
             parts=parts,
             python=options.peers_python,
+            threads="two threads",
         )
 
 
