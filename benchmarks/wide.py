@@ -77,6 +77,7 @@ def main() -> None:
     kinds = cells.level_names("kind")
     told = cross_val_score(KNeighborsClassifier(15), model.embedded.embedding, kinds, cv=5).mean()
     clock, looked = model.history["seconds"].diff(), model.history["validation"].notna()
+    clock.iloc[0] = model.history["seconds"].iloc[0]
     rows = {
         "cells": f"{options.cells:,}",
         "peaks": f"{options.peaks:,}",
