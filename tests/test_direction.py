@@ -32,6 +32,7 @@ ORDER = [
     ["generate"],
     ["evaluate", "perturb", "interpret"],
     ["fitted"],
+    ["levels"],
     ["recipes"],
     ["compare", "report"],
     ["folder"],
