@@ -171,9 +171,14 @@ def areas(expected: np.ndarray, split: Split, *, judged: np.ndarray) -> tuple[np
     return cells, peaks
 
 
-def nats(expected: np.ndarray, split: Split) -> np.ndarray:
-    """Gain over the mean profile of each tested cell's held-out molecules, summed; and their number."""
-    return gained(expected, held=split.second.toarray(), fitted=split.rna[split.fit])
+def nats(found: dict[str, Any], split: Split, *, fitted: np.ndarray) -> np.ndarray:
+    """Gain over the mean profile of some cells of each tested cell's held-out molecules; and their number.
+
+    Of the peer's proportions, with and without its zero inflation, the better ones.
+    """
+    ways = [found[k] for k in ("half_rna", "half_rna_shown") if k in found]
+    held = split.second.toarray()
+    return max((gained(w, held=held, fitted=split.rna[fitted]) for w in ways), key=lambda g: g[0].sum())
 
 
 def gained(expected: np.ndarray, *, held: np.ndarray, fitted: sp.csr_matrix) -> np.ndarray:
@@ -203,9 +208,8 @@ def judge(methods: dict[str, dict[str, Any]], split: Split) -> dict[str, dict[st
     scores: dict[str, dict[str, np.ndarray]] = {}
     for name, found in methods.items():
         mine: dict[str, np.ndarray] = {}
-        ways = [nats(found[k], split) for k in ("half_rna", "half_rna_shown") if k in found]
-        if ways:
-            mine["nats"] = max(ways, key=lambda way: way[0].sum())
+        if "half_rna" in found:
+            mine["nats"] = nats(found, split, fitted=split.fit)
         for version, judged in (("rna", np.ones_like(split.seen)), ("peaks", ~split.seen)):
             ways = [found[k] for k in found if k.startswith(f"{version}_atac")]
             both = [areas(way, split, judged=judged) for way in ways]

@@ -35,11 +35,11 @@ CORNER = slice(200), slice(300)
 
 def ours(split: Split, *, epochs: int) -> dict[str, float]:
     """Of multiDGD."""
+    import mudata
+
     import chreode as ch
 
     small = {m: split.mdata[split.fit][CORNER[0]][m][:, CORNER[1]].copy() for m in ("rna", "atac")}
-    import mudata
-
     with mudata.set_options(pull_on_update=False):
         corner = mudata.MuData(small)
     ch.fit(ch.read(corner), ch.recipes.multidgd(), epochs=1, progress=False)

@@ -124,10 +124,7 @@ def truth(split: paired.Split) -> dict[str, Any]:
 def gains(found: dict[str, Any], split: paired.Split, *, fitted: np.ndarray) -> dict[str, float]:
     """Nats gained over the mean profile of some cells, by what a code is inferred from."""
     open_ = split.atac[split.test].toarray()
-    held = split.second.toarray()
-    ways = [found[k] for k in ("half_rna", "half_rna_shown") if k in found]
-    shares = [paired.gained(way, held=held, fitted=split.rna[fitted]) for way in ways]
-    each = {"half": max(shares, key=lambda share: share[0].sum())}
+    each = {"half": paired.nats(found, split, fitted=fitted)}
     for version, judged in (("peaks", ~split.seen), ("rna", np.ones_like(split.seen))):
         expected = np.asarray(found[f"{version}_atac"], dtype=np.float64)[:, judged]
         each[version] = paired.gained(expected, held=open_[:, judged], fitted=split.atac[fitted][:, judged])

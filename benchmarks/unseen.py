@@ -118,14 +118,13 @@ def ours(out: Path, split: Split, recipe: str, *, seed: int, epochs: int | None)
     for arm in ARMS:
         cells = ch.read(split.cells(split.trained(arm)), batch="batch")
         model = ch.fit(cells, getattr(ch.recipes, recipe)(), seed=seed, epochs=epochs, progress=False)
-        expected = model.project(split.cells(split.judged, split.first)).expected()
-        found[f"{arm}_share"] = expected / expected.sum(1, keepdims=True)
-        found[f"{arm}_judged"] = model.project(split.cells(split.judged, split.whole)).embedding
+        models = {arm: model}
         if (arm, recipe) == ("unseen", ADDING):
-            wider = ch.add_levels(model, split.cells(split.seen))
-            expected = wider.project(split.cells(split.judged, split.first)).expected()
-            found["added_share"] = expected / expected.sum(1, keepdims=True)
-            found["added_judged"] = wider.project(split.cells(split.judged, split.whole)).embedding
+            models["added"] = ch.add_levels(model, split.cells(split.seen))
+        for name, one in models.items():
+            expected = one.project(split.cells(split.judged, split.first)).expected()
+            found[f"{name}_share"] = expected / expected.sum(1, keepdims=True)
+            found[f"{name}_judged"] = one.project(split.cells(split.judged, split.whole)).embedding
         found[f"{arm}_others"] = model.embedded.embedding[: len(split.others)]
         found[f"{arm}_seconds"] = model.history["seconds"].iloc[-1]
     np.savez(out, **found)

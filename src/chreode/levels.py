@@ -133,7 +133,7 @@ def _widened(model: FittedModel, layout: Layout) -> LatentModel:
             state[name][len(value) :] = 0.0
         if name.endswith("prior.mixture.logits"):
             # Equal weights stay equal: they matter to cells of unknown level alone.
-            state[name][len(value) :] = value.logsumexp(0) - torch.tensor(float(len(value))).log()
+            state[name][len(value) :] = value.exp().mean().log()
     module.load_state_dict(state)
     for latent in module.latents.values():
         if isinstance(latent.prior, LabelledMixture):
