@@ -24,14 +24,16 @@ _inside: list[bool] = []
 
 
 def cells_at_a_time(width: int, *, most: int = 512) -> int:
-    """How many cells by so many features are worked on at a time: up to ``most``, at least 32.
+    """How many cells by so many features are worked on at a time: up to ``most``, at least 96.
+
+    Fewer would spend their time on what is done once a call for each feature, such as rounding the weights.
 
     Examples
     --------
     >>> cells_at_a_time(2_000), cells_at_a_time(50_000)
-    (512, 51)
+    (512, 96)
     """
-    return max(32, min(most, _ENTRIES // max(1, width)))
+    return max(96, min(most, _ENTRIES // max(1, width)))
 
 
 @contextmanager

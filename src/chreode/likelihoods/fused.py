@@ -32,6 +32,7 @@ __all__ = ["score_bernoulli", "score_negative_binomial", "worth_it"]
 _F4: Any = np.float32
 _I4: Any = np.int32
 _I8: Any = np.int64
+_U1: Any = np.uint8
 _array: Any = carray
 
 # Division by zero gives an infinity, as in PyTorch.
@@ -269,28 +270,49 @@ def _negative_binomial(addresses):
         )  # fmt: skip
 
 
+@_formula
+def _softplus(x):
+    """``log(1+exp(x))`` and its slope."""
+    small = _exp(-abs(x))
+    return max(x, _F4(0)) + _log1p(small), (_F4(1) if x > 0 else small) / (_F4(1) + small)
+
+
 @_loop
 def _without_ones(raw, shift, gradient):
     """The dense part of one cell of zeros and ones: ``sum softplus``, and its gradient's negative."""
     total = _F4(0)
     for j in range(len(raw)):
-        x = raw[j] + shift
-        small = _exp(-abs(x))
-        total += max(x, _F4(0)) + _log1p(small)
-        gradient[j] = -(_F4(1) if x > 0 else small) / (_F4(1) + small)
+        value, slope = _softplus(raw[j] + shift)
+        total += value
+        gradient[j] = -slope
+    return total
+
+
+@_loop
+def _without_ones_of(keep, raw, shift, gradient):
+    """The same of the features that are kept (1, not 0)."""
+    total = _F4(0)
+    for j in range(len(raw)):
+        value, slope = _softplus(raw[j] + shift)
+        total += _F4(keep[j]) * value
+        gradient[j] = -_F4(keep[j]) * slope
     return total
 
 
 def _bernoulli(addresses):
     """One thread's cells."""
-    n, g, nnz = _array(addresses[0], (3,), _I8)
+    n, g, nnz, n_masked = _array(addresses[0], (4,), _I8)
     crow, col = _array(addresses[1], (n + 1,), _I8), _array(addresses[2], (nnz,), _I4)
     x = _array(addresses[3], (nnz,), _F4)
     raw, shift = _array(addresses[4], (n, g), _F4), _array(addresses[5], (n,), _F4)
     value, gradient = _array(addresses[6], (n,), _F4), _array(addresses[7], (n, g), _F4)
+    mask = _array(addresses[8], (n_masked, g), _U1)
     this, count = thread_number(), thread_count()
     for i in range(n * this // count, n * (this + 1) // count):
-        total = -_without_ones(raw[i], shift[i], gradient[i])
+        if n_masked:
+            total = -_without_ones_of(mask[i], raw[i], shift[i], gradient[i])
+        else:
+            total = -_without_ones(raw[i], shift[i], gradient[i])
         for k in range(crow[i], crow[i + 1]):
             j = np.uint32(col[k])
             total += x[k] * (raw[i, j] + shift[i])
@@ -352,12 +374,12 @@ def score_bernoulli(
     weight: Tensor | None,
 ) -> Scored:
     """The same as the score of `chreode.likelihoods.binary`, in float32 on the CPU."""
-    # A masked feature is surely zero, and not among the entries: it adds nothing.
-    raw, shift = masked(inputs[0], mask).contiguous(), inputs[1].contiguous()
+    raw, shift = inputs[0].contiguous(), inputs[1].contiguous()
     value, gradient = torch.empty_like(shift), torch.empty_like(raw)
-    shape = torch.tensor([*raw.shape, len(entries.value)])
+    mask = torch.empty((0, raw.shape[1]), dtype=torch.bool) if mask is None else mask.contiguous()
+    shape = torch.tensor([*raw.shape, len(entries.value), len(mask)])
     run(
         _bernoulli.address,
-        [shape, entries.crow, entries.narrow, entries.value, raw, shift, value, gradient],
+        [shape, entries.crow, entries.narrow, entries.value, raw, shift, value, gradient, mask],
     )
     return value, [gradient if wanted[0] else None, gradient.sum(1) if wanted[1] else None]
