@@ -215,7 +215,7 @@ def compared(split: Split, name: str, *, seed: int, options: argparse.Namespace)
         methods[recipe] = kept(path, make)
     added = {k.replace("added", "unseen"): v for k, v in methods[ADDING].items() if k.startswith("added")}
     methods[ADDED] = methods[ADDING] | added
-    if options.peers_python:
+    if options.peers_python and (options.peer_seeds is None or seed in options.peer_seeds):
         path = options.folder / f"scvi-{end}-{options.epochs}-{options.surgery_epochs}.npz"
         methods[SCVI] = kept(path, partial(theirs, split=split, seed=seed, options=options))
     return judge(methods | baselines(split), split, left_out=name, seed=seed)
@@ -267,6 +267,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--peers-python", help="the peers' Python; without it there is no scVI")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--peer-seeds", type=int, nargs="+", help="of scVI; all by default")
     parser.add_argument("--site-seeds", type=int, nargs="*", default=[0], help="where a site is left out")
     parser.add_argument("--left-out", nargs="+", help="only these, such as s2d4 or 'site s1'")
     parser.add_argument("--epochs", type=int, help="of scVI; its own rule by default")

@@ -154,6 +154,18 @@ def test_the_page_of_one_modality_has_no_such_sections(cut):
     assert not any(section in render(context) for section in SECTIONS)
 
 
+def test_covariate_codes_of_one_modality_are_shown_too(cut):
+    read = ch.read(cut["rna"][np.asarray(cut["rna"].obs["batch"].notna())], batch="batch")
+    recipe = ch.recipes.multidgd(dim=2, components=2)
+    alone = ch.fit(read, recipe, epochs=1, seed=0, progress=False, device="cpu")
+    context = collect(alone, read, {}, "x")
+    assert [code["column"] for code in context["codes"]] == ["batch"]
+    assert len(context["payload"]["codes"]) == 1
+    text = render(context)
+    assert SECTIONS[1] in text
+    assert SECTIONS[0] not in text
+
+
 def test_a_saved_model_without_counts_has_its_page(model, tmp_path):
     model.save(tmp_path / "m")
     loaded = ch.load(tmp_path / "m")

@@ -1,4 +1,4 @@
-"""What a model of several modalities adds to the page: who was measured in what, and codes of covariates."""
+"""What multiDGD adds to the page: who was measured in what, and codes of covariates."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _combinations(present: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
 def codes_section(
     model: Any, cells: Cells, *, rows: np.ndarray, columns: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Codes of two dimensions whose components are the levels of a column, of a model of several modalities.
+    """Codes of two dimensions beside the cells' own, whose components are the levels of a column.
 
     Parameters
     ----------
@@ -120,12 +120,10 @@ def codes_section(
     columns
         From `variables.columns_of`; a code is coloured by its column there.
     """
-    if not several(model):
-        return []
     embedded, out = model.embedded, []
     for name, codes in embedded.embeddings.items():
-        taught = embedded.module.latents[name].column
-        if name == embedded.code or not taught or codes.shape[1] != 2:
+        taught = None if name == embedded.code else embedded.module.latents[name].column
+        if not taught or codes.shape[1] != 2:
             continue
         covariate = cells.layout.resolve(taught)
         wanted = (covariate.column, covariate.role)

@@ -133,6 +133,7 @@ def collect(
     if modalities.several(model):
         payload["features"]["modality"] = modality
         payload["others"] = modalities.other_features(embedded, cells, marked, rows=rows)
+    if codes:
         payload["codes"] = [{"colour": code["colour"], "xy": code["xy"]} for code in codes]
     context = {
         "title": title or Path(cells.reading.source).name,
