@@ -11,19 +11,22 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from chreode.axes import Tensor
+from chreode.cells import Cells
 from chreode.checkpoint import differences, read_checkpoint, write_checkpoint
 from chreode.errors import InputError
 from chreode.loop import Call, mix, run, seeded
 from chreode.plan import Moment
+from chreode.recipe import Recipe
 
 if TYPE_CHECKING:
     import pandas as pd
     from lightning_fabric import Fabric
 
-    from chreode.cells import Cells
-    from chreode.recipe import Build, Recipe
+    from chreode.recipe import Build
 
-__all__ = ["Trained", "train"]
+__all__ = ["Trained", "check", "train"]
+
+_PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true")
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,49 @@ class Trained:
     rows: Tensor
     held_out: Tensor
     history: pd.DataFrame
+
+
+def check(cells: Cells, recipe: Recipe, call: Call) -> None:
+    """Refuse what cannot work before anything is trained."""
+    if not isinstance(cells, Cells):
+        msg = (
+            f"Expected Cells from chreode.read; found {type(cells).__name__}. Call chreode.read(source) "
+            "first."
+        )
+        raise InputError(msg)
+    if not isinstance(recipe, Recipe):
+        found = getattr(recipe, "__name__", type(recipe).__name__)
+        msg = (
+            f"Expected a recipe such as chreode.recipes.scdgd(); found {found}. Call it, with or without "
+            "arguments."
+        )
+        raise InputError(msg)
+    devices = {
+        "auto": True,
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    rules = {
+        "epochs": (call.epochs is None or call.epochs >= 1, "at least 1, or None"),
+        "seed": (0 <= call.seed < 2**32, "from 0 to 4,294,967,295"),
+        "device": (
+            devices.get(call.device, False),
+            f"among {', '.join(d for d, there in devices.items() if there)}",
+        ),
+        "devices": (call.devices >= 1, "at least 1"),
+        "precision": (call.precision in _PRECISIONS, f"among {', '.join(_PRECISIONS)}"),
+        "validation": (0 <= call.validation < 1, "from 0 to below 1"),
+    }
+    for name, (holds, expected) in rules.items():
+        if not holds:
+            msg = f"Expected {name} {expected}; found {getattr(call, name)!r}. Give a value in this range."
+            raise InputError(msg)
+    if len(cells) * (1 - call.validation) < 2:
+        msg = (
+            f"Expected at least two cells to train on; found {len(cells)}. Give more cells, or validation=0."
+        )
+        raise InputError(msg)
 
 
 def split(cells: Cells, validation: float, seed: int) -> tuple[Tensor, Tensor]:

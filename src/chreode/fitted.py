@@ -16,7 +16,7 @@ from chreode.axes import Tensor
 from chreode.cells import Cells, Layout, Reading
 from chreode.embedded import Embedded
 from chreode.errors import InputError
-from chreode.fit import train
+from chreode.fit import check, train
 from chreode.infer import Encoder
 from chreode.io.read import read
 from chreode.io.schema import listing
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from chreode.model import LatentModel
 
 __all__ = ["FittedModel", "distil", "fit", "load"]
-
-_PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true")
 
 
 class FittedModel:
@@ -314,7 +312,7 @@ def fit(
     call = Call(
         epochs, seed, device, devices, precision, validation, checkpoint and str(checkpoint), progress
     )
-    _check(cells, recipe, call)
+    check(cells, recipe, call)
     cells = _modelled(cells, recipe)
     trained = train(cells, recipe, call)
     module = trained.build.model
@@ -327,7 +325,7 @@ def fit(
     )
     mask = np.zeros(len(cells), dtype=bool)
     mask[trained.rows.numpy()] = True
-    codes = _codes_of_all(module, cells, mask, seed)
+    codes = posthoc.codes_of_all(module, cells, mask)
     model.embedded = model.embed(cells, trained=mask, codes=codes)
     return model
 
@@ -345,66 +343,6 @@ def _modelled(cells: Cells, recipe: Recipe) -> Cells:
         listing(others),
     )
     return cells.only(first)
-
-
-def _codes_of_all(module: LatentModel, cells: Cells, trained: np.ndarray, seed: int) -> dict[str, Tensor]:
-    """Codes in the file's order: learned ones for cells that trained, projected ones for the others."""
-    others = torch.from_numpy(~trained)
-    projected = posthoc.project(module, cells[others], labelled=True) if others.any() else {}
-    codes = {}
-    for name, latent in module.latents.items():
-        if not latent.infer.free:
-            codes[name] = posthoc.project(module, cells, labelled=True)[name]
-            continue
-        learned = latent.infer.weight
-        codes[name] = learned.new_zeros(len(cells), learned.shape[1])
-        codes[name][~others] = learned
-        if name in projected:
-            codes[name][others] = projected[name]
-    return codes
-
-
-def _check(cells: Cells, recipe: Recipe, call: Call) -> None:
-    """Refuse what cannot work before anything is trained."""
-    if not isinstance(cells, Cells):
-        msg = (
-            f"Expected Cells from chreode.read; found {type(cells).__name__}. Call chreode.read(source) "
-            "first."
-        )
-        raise InputError(msg)
-    if not isinstance(recipe, Recipe):
-        found = getattr(recipe, "__name__", type(recipe).__name__)
-        msg = (
-            f"Expected a recipe such as chreode.recipes.scdgd(); found {found}. Call it, with or without "
-            "arguments."
-        )
-        raise InputError(msg)
-    devices = {
-        "auto": True,
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    rules = {
-        "epochs": (call.epochs is None or call.epochs >= 1, "at least 1, or None"),
-        "seed": (0 <= call.seed < 2**32, "from 0 to 4,294,967,295"),
-        "device": (
-            devices.get(call.device, False),
-            f"among {', '.join(d for d, there in devices.items() if there)}",
-        ),
-        "devices": (call.devices >= 1, "at least 1"),
-        "precision": (call.precision in _PRECISIONS, f"among {', '.join(_PRECISIONS)}"),
-        "validation": (0 <= call.validation < 1, "from 0 to below 1"),
-    }
-    for name, (holds, expected) in rules.items():
-        if not holds:
-            msg = f"Expected {name} {expected}; found {getattr(call, name)!r}. Give a value in this range."
-            raise InputError(msg)
-    if len(cells) * (1 - call.validation) < 2:
-        msg = (
-            f"Expected at least two cells to train on; found {len(cells)}. Give more cells, or validation=0."
-        )
-        raise InputError(msg)
 
 
 def load(folder: str | Path, *, recipe: Recipe | None = None) -> FittedModel:

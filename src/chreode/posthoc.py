@@ -19,9 +19,11 @@ from chreode.settle import at_modes, frozen, infer_codes
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
+
     from chreode.cells import Cells
 
-__all__ = ["distil", "project"]
+__all__ = ["codes_of_all", "distil", "project"]
 
 
 def project(
@@ -70,6 +72,23 @@ def project(
                 start[name].append(value)
     codes = {name: torch.cat(parts) for name, parts in start.items()}
     return infer_codes(model, cells, start=codes, steps=refine, lr=0.03, show=show) if refine else codes
+
+
+def codes_of_all(model: LatentModel, cells: Cells, trained: np.ndarray) -> dict[str, Tensor]:
+    """Codes in the file's order: learned ones for cells that trained, projected ones for the others."""
+    others = torch.from_numpy(~trained)
+    projected = project(model, cells[others], labelled=True) if others.any() else {}
+    codes = {}
+    for name, latent in model.latents.items():
+        if not latent.infer.free:
+            codes[name] = project(model, cells, labelled=True)[name]
+            continue
+        learned = latent.infer.weight
+        codes[name] = learned.new_zeros(len(cells), learned.shape[1])
+        codes[name][~others] = learned
+        if name in projected:
+            codes[name][others] = projected[name]
+    return codes
 
 
 def distil(
