@@ -23,6 +23,7 @@ import scvi
 import torch
 from lightning.pytorch.callbacks import Callback
 from scvi_fit import unpack
+from step_time import resident
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -36,12 +37,6 @@ class Clock(Callback):
 
     def on_train_epoch_end(self, *_: object) -> None:
         self.ticks.append(time.perf_counter())
-
-
-def resident(field: str) -> float:
-    """``VmRSS`` or ``VmHWM`` in MB."""
-    with open("/proc/self/status", encoding="utf-8") as status:
-        return next(int(line.split()[1]) / 1024 for line in status if line.startswith(field))
 
 
 def table(rna: sp.csr_matrix, atac: sp.csr_matrix) -> mudata.MuData:
