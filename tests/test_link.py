@@ -16,7 +16,20 @@ from chreode.io.genes import read_genes
 from chreode.io.simulate_multiome import Multiome, simulate_multiome
 from commandline import QUICK, chreode, contents, small
 
-FIT = ("--recipe", "multidgd", "--set", "dim=4", "--set", "components=2", "--epochs", "3", "--seed", "2")
+FIT = (
+    "--recipe",
+    "multidgd",
+    "--label",
+    "component",
+    "--set",
+    "dim=4",
+    "--set",
+    "components=2",
+    "--epochs",
+    "3",
+    "--seed",
+    "2",
+)
 FEW = ("--null", "30")
 WINDOW = ("--genes", "genes.bed", "--window", "400000")
 
@@ -59,7 +72,8 @@ def table(path: str) -> pd.DataFrame:
 def model(folder) -> ch.FittedModel:
     """The same fit in Python, which still has the counts."""
     recipe = ch.recipes.multidgd(dim=4, components=2)
-    return ch.fit(ch.read(folder / "cells.h5mu"), recipe, epochs=3, seed=2, progress=False)
+    cells = ch.read(folder / "cells.h5mu", label="component")
+    return ch.fit(cells, recipe, epochs=3, seed=2, progress=False)
 
 
 def same(written: pd.DataFrame, links: pd.DataFrame) -> None:
@@ -86,6 +100,14 @@ def test_options_are_those_of_python(model):
     assert f"of {len(links)} features of atac within 400,000 bp" in said
     typed("run", "gene7", *FEW, "--modality", "rna", "--fraction", "0.3", "--out", "genes.csv")
     same(table("genes.csv"), ch.linkage(model, "gene7", null=30, modality="rna", fraction=0.3))
+
+
+def test_cells_of_a_level_are_moved(model):
+    level = model.embedded.level_names("component")[0]
+    said = typed("run", "gene7", *FEW, "--cells", f"component={level}")
+    mask = model.embedded.level_names("component") == level
+    same(table("run/links/gene7.csv"), ch.linkage(model, "gene7", null=30, cells=mask))
+    assert f"gene7 silenced in {mask.sum()} cells of component={level}:" in said
 
 
 def test_a_figure_is_drawn_where_distances_are_known():
@@ -208,6 +230,12 @@ REFUSED = {
         ["run", "gene7", "--genes", "other.bed"],
         ["'gene7' in the table of genes"],
     ),
+    "no column": (
+        nothing,
+        ["run", "gene7", "--cells", "donor=1"],
+        ["COLUMN=LEVEL", "('component')", "'donor=1'"],
+    ),
+    "no level": (nothing, ["run", "gene7", "--cells", "label=9"], ["--cells label=", "found '9'"]),
     "no cells": (without_cells, ["bare", "gene7", "--out", "a.csv"], ["saved with its cells"]),
     "other cells": (fewer_cells, ["run", "gene7", "--data", "fewer.h5mu"], ["200 cells", "150 other cells"]),
     "suffix": (nothing, ["run", "gene7", "--out", "a.tsv"], ["a .csv file", "a.csv"]),

@@ -237,6 +237,10 @@ def link(
     window: Annotated[
         float | None, typer.Option(metavar="BP", help="Only so far from the start; needs --genes.")
     ] = None,
+    cells: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN=LEVEL", help="Cells to move, not those that express the gene."),
+    ] = None,
     step: Annotated[str, typer.Option(help="gradient, or sign as published.")] = "gradient",
     fraction: Annotated[float, typer.Option(help="Length of the step in spreads of the codes.")] = 0.1,
     null: Annotated[int, typer.Option(metavar="N", help="Random genes to compare with.")] = 100,
@@ -255,7 +259,8 @@ def link(
 
     asked = {"direction": direction, "modality": modality, "window": window}
     asked |= {"step": step, "fraction": fraction, "null": null, "seed": seed}
-    return partial(linking.link, run, gene, out, genes=genes, data=data, overwrite=overwrite, asked=asked)
+    files = {"genes": genes, "data": data, "overwrite": overwrite}
+    return partial(linking.link, run, gene, out, only=cells, asked=asked, **files)
 
 
 @app.command(cls=_Once)

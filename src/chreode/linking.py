@@ -15,6 +15,7 @@ from chreode.errors import InputError
 from chreode.fitted import load
 from chreode.folder import check_fresh, fitted_cells, fresh_file, model_folder
 from chreode.io.genes import read_genes
+from chreode.io.schema import listing
 from chreode.io.write import atomic_path
 from chreode.perturb.linkage import linkage, linkage_figure
 from chreode.words import many
@@ -40,6 +41,7 @@ def link(
     out: Path | None,
     *,
     genes: Path | None,
+    only: str | None,
     data: Path | None,
     overwrite: bool,
     asked: Mapping[str, Any],
@@ -56,6 +58,8 @@ def link(
         The CSV file to write, its figure beside; None is ``links/GENE.csv`` in the folder.
     genes
         Where genes start: an annotation, as `chreode.io.genes.read_genes` takes it.
+    only
+        ``COLUMN=LEVEL`` of the cells to move; None takes those that express the gene.
     data
         The cells with their counts; None takes the file that was fitted, or the run's own copy.
     overwrite
@@ -73,11 +77,14 @@ def link(
         model = load(where)
         _check_model(model, asked["modality"])
         counted = bool(facts) or data is not None
+        chosen = None if only is None else _of_level(model.embedded, only)
         embedded = _with_counts(folder, facts, model=model, data=data) if counted else model.embedded
-        links = linkage(embedded, names[0] if len(names) == 1 else names, genes=starts, **asked)
+        gene = names[0] if len(names) == 1 else names
+        links = linkage(embedded, gene, genes=starts, cells=chosen, **asked)
         links.to_csv(beside, lineterminator="\n")
         drawn = _draw(links, picture)
-    _tell(links, asked, counted=counted)
+    which = "that express it" if counted else "in which the model expects most of it (no counts are at hand)"
+    _tell(links, asked, which=which if only is None else f"of {only}")
     print(f"Written to {out}{f', with a figure in {picture.name}' if drawn else ''}.")
     if not drawn:
         print(_no_figure(links, asked["modality"], genes))
@@ -111,6 +118,27 @@ def _check_model(model: FittedModel, modality: str) -> None:
         raise InputError(msg)
 
 
+def _of_level(embedded: Embedded, only: str) -> np.ndarray:
+    """The mask of ``COLUMN=LEVEL``, of a column that was fitted with."""
+    (column, _, level), layout = only.partition("="), embedded.cells.layout
+    covariate = layout.find(column)
+    if covariate is None or not covariate.categorical:
+        known = listing([name for name, c in layout.covariates.items() if c.categorical]) or "none"
+        msg = (
+            f"Expected --cells COLUMN=LEVEL, of a column that was fitted with ({known}); found {only!r}. "
+            "Name one of these, or fit with --label."
+        )
+        raise InputError(msg)
+    mask = embedded.level_names(covariate.column) == level
+    if not mask.any():
+        msg = (
+            f"Expected --cells {column}= with a level that fitted cells have ({listing(covariate.levels)}); "
+            f"found {level!r}. Name one of these."
+        )
+        raise InputError(msg)
+    return mask
+
+
 def _file_name(names: Sequence[str]) -> str:
     """A name that every file system takes."""
     return re.sub(r"[^\w.+-]", "_", "+".join(names))[:100]
@@ -142,13 +170,12 @@ def _draw(links: pd.DataFrame, picture: Path) -> bool:
     return True
 
 
-def _tell(links: pd.DataFrame, asked: Mapping[str, Any], *, counted: bool) -> None:
+def _tell(links: pd.DataFrame, asked: Mapping[str, Any], *, which: str) -> None:
     """How many links there are, the strongest, and what they can mean."""
     facts, modality = links.attrs, asked["modality"]
     gene = facts["gene"] if isinstance(facts["gene"], str) else " and ".join(facts["gene"])
     verb = "silenced" if asked["direction"] == "silence" else "activated"
     cells = many(facts["cells"], "cell")
-    which = "that express it" if counted else "in which the model expects most of it (no counts are at hand)"
     passed = int((links["q_value"] <= _FDR).sum())
     near = f" within {asked['window']:,.0f} bp" if asked["window"] is not None else ""
     print(
