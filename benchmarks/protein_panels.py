@@ -6,9 +6,9 @@
 the 2,000 genes of both that are most variable by deviance within the sets. They are read together: what a
 panel lacks is masked in its cells, and the set is the batch. Each of the 14 shared proteins is hidden from
 one set and then from the other, one at a time (28 fits a seed), and multiDGD at its defaults expects it in
-the cells from which it was hidden: under their own set at the set's median total; *as in the other set*, with
-the batch set to the one that measured it; and either *of the cell's total*, as what is expected beside the
-other shared proteins, given how many of these were counted in the cell.
+the cells from which it was hidden, at the set's median total: by default as in the other set, which measured
+it; *under its own set*, with ``borrow=False``; and either *of the cell's total*, as what is expected beside
+the other shared proteins (under the same set), given how many of these were counted in the cell.
 
 Beside: the mean of log1p counts of the 15 nearest cells of the other set, on 20 principal components of RNA,
 centred in each set, or on these and the other shared proteins (log1p of counts, centred in each cell,
@@ -18,9 +18,9 @@ counts over the cells, with an interval (95 %) from 1,000 bootstrap draws of cel
 proteins and methods; correlations are means over the seeds.
 
 The 15 proteins that only one panel has cannot be judged in the other: of known markers, what is expected in
-the cells of ``pbmc10k`` (under their own set, and as in ``pbmc5k``) stands before what was measured in
-``pbmc5k``, by groups of cells. A cell's group is that of CD3, CD19, CD14 and CD56 which is highest, each as
-log1p counts standardised in its set.
+the cells of ``pbmc10k`` (under their own set, and as in ``pbmc5k``, the default) stands before what was
+measured in ``pbmc5k``, by groups of cells. A cell's group is that of CD3, CD19, CD14 and CD56 which is
+highest, each as log1p counts standardised in its set.
 
 ``--folder`` keeps what was predicted, so that a run can go on: empty it when chreode changes.
 """
@@ -50,11 +50,11 @@ PREFIX = "prot:"
 GROUPS = {"CD3": "T", "CD19": "B", "CD14": "monocytes", "CD56": "NK"}
 MARKERS = {"CD20": "B", "HLA-DR": "B, monocytes", "CD11b": "monocytes, NK", "CD86": "monocytes"}
 MARKERS |= {"CD27": "T, B", "CD28": "T", "CD278": "T", "CD335": "NK"}
-OURS = "multiDGD"
-MOVED, RNA, BOTH = f"{OURS}, as in the other set", "15 neighbours on RNA", "15 neighbours on RNA and proteins"
+OURS, OWN = "multiDGD", "multiDGD, under its own set"
+RNA, BOTH = "15 neighbours on RNA", "15 neighbours on RNA and proteins"
 TOTAL = ", of the cell's total"
-METHODS = (OURS, MOVED, OURS + TOTAL, MOVED + TOTAL, RNA, BOTH, BOTH + TOTAL)
-PAIRS = ((OURS, RNA), (OURS, BOTH), (MOVED, RNA), (MOVED, BOTH), (MOVED + TOTAL, BOTH + TOTAL), (MOVED, OURS))
+METHODS = (OWN, OURS, OWN + TOTAL, OURS + TOTAL, RNA, BOTH, BOTH + TOTAL)
+PAIRS = ((OURS, RNA), (OURS, BOTH), (OURS + TOTAL, BOTH + TOTAL), (OWN, RNA), (OWN, BOTH), (OURS, OWN))
 
 
 class Sets:
@@ -121,7 +121,8 @@ def ours(
     totals = sets.counts(name, others).sum(1)
     plain, of_total = [], []
     for some in (embedded, embedded.do(source=other(name))):
-        expected = some.expected("prot", size=size, features=[protein, *others])[rows].astype(np.float64)
+        expected = some.expected("prot", size=size, features=[protein, *others], borrow=False)[rows]
+        expected = expected.astype(np.float64)
         plain.append(np.log1p(expected[:, 0]))
         of_total.append(np.log1p(expected[:, 0] / expected[:, 1:].sum(1) * totals))
     found = np.stack([*plain, *of_total])
@@ -264,7 +265,8 @@ def unseen(sets: Sets, *, seed: int, epochs: int | None) -> str:
     markers = [PREFIX + marker for marker in MARKERS]
     seen = {"own": embedded, "moved": embedded.do(source=SETS[1])}
     expected = {
-        k: e.expected("prot", size=1e4, features=markers)[sets.rows(SETS[0])] for k, e in seen.items()
+        k: e.expected("prot", size=1e4, features=markers, borrow=False)[sets.rows(SETS[0])]
+        for k, e in seen.items()
     }
     every = sets.counts(SETS[1], list(sets.proteins[SETS[1]].var_names)).sum(1, keepdims=True)
     measured = sets.counts(SETS[1], markers) / every * 1e4

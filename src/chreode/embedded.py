@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from chreode import storage
-from chreode.axes import Float, Tensor
+from chreode.axes import Float, Int, Tensor
 from chreode.cells import Cells, Layout, Reading
 from chreode.errors import InputError
 from chreode.io.schema import listing, nearest
@@ -133,9 +133,18 @@ class Embedded:
         return self.module.decoder(codes, cells)[self._modality(modality)]
 
     def expected(
-        self, modality: str | None = None, *, size: float | None = None, features: Sequence[str] | None = None
+        self,
+        modality: str | None = None,
+        *,
+        size: float | None = None,
+        features: Sequence[str] | None = None,
+        borrow: bool = True,
     ) -> np.ndarray:
         """What the decoder expects in every cell.
+
+        Features that no trained cell of a cell's batch, or level of another covariate, was measured in are
+        decoded under the levels that were, and averaged (over ten levels at most): what a level does to
+        features that it never met, the model does not know.
 
         Parameters
         ----------
@@ -147,6 +156,8 @@ class Embedded:
             how many ones a cell has; by default as many as the average cell.
         features
             Names; all by default.
+        borrow
+            Whether levels borrow from others as above; False decodes all features under the cell's own.
 
         Raises
         ------
@@ -162,21 +173,34 @@ class Embedded:
                 "Ask for fewer features=, or walk through expected_chunks()."
             )
             raise InputError(msg)
-        parts = [part for _, part in self.expected_chunks(modality, size=size, features=features)]
+        chunks = self.expected_chunks(modality, size=size, features=features, borrow=borrow)
+        parts = [part for _, part in chunks]
         return np.concatenate(parts) if parts else np.zeros((0, width), dtype=np.float32)
 
     def expected_chunks(
-        self, modality: str | None = None, *, size: float | None = None, features: Sequence[str] | None = None
+        self,
+        modality: str | None = None,
+        *,
+        size: float | None = None,
+        features: Sequence[str] | None = None,
+        borrow: bool = True,
     ) -> Iterator[tuple[slice, np.ndarray]]:
         """`expected`, a few cells at a time: pairs of rows and values."""
         name = self._modality(modality)
         columns = self._columns(name, features)
+        loans = self._loans(name, columns) if borrow else []
         step = cells_at_a_time(self.cells.layout.width, most=1024)
-        for rows in (slice(at, min(at + step, len(self))) for at in range(0, len(self), step)):
-            some = self._rows(rows, size)
-            with torch.no_grad():
-                mean = self.module.decoder({n: z[rows] for n, z in self.codes.items()}, some)[name].mean
-            yield rows, (mean if columns is None else mean[:, columns]).cpu().numpy()
+        for rows in torch.arange(len(self)).split(step):
+            mean = self._mean(name, rows, size)
+            for borrowers, lenders in loans:
+                here = borrowers[rows].nonzero().squeeze(1)
+                if len(here):
+                    lent = [moved._mean(name, rows[here], size) * whose for moved, whose in lenders]
+                    times = torch.stack([whose for _, whose in lenders]).sum(0)
+                    average = torch.stack(lent).sum(0) / times.clamp_min(1)
+                    mean[here] = torch.where(times > 0, average, mean[here])
+            part = (mean if columns is None else mean[:, columns]).cpu().numpy()
+            yield slice(int(rows[0]), int(rows[-1]) + 1), part
 
     def do(self, **levels: str | float | None) -> Embedded:
         """The same codes under other levels: ``embedded.do(batch="plate 2").expected()``.
@@ -327,10 +351,35 @@ class Embedded:
             raise InputError(msg)
         return torch.tensor([where[name] for name in features], dtype=torch.int64)
 
-    def _rows(self, rows: slice, size: float | None) -> Cells:
-        """Those cells' covariates, at a chosen size, with every feature measured."""
-        others = blank(self.cells.layout, len(range(*rows.indices(len(self)))), size=size)
-        return others.replace(covariates={k: v[rows] for k, v in self.cells.covariates.items()})
+    @torch.no_grad()
+    def _mean(self, modality: str, rows: Int[Tensor, " n"], size: float | None) -> Float[Tensor, "n g"]:
+        """What is expected in some cells, at a chosen size, with every feature measured."""
+        some = blank(self.cells.layout, len(rows), size=size)
+        some = some.replace(covariates={k: v[rows] for k, v in self.cells.covariates.items()})
+        return self.module.decoder({n: z[rows] for n, z in self.codes.items()}, some)[modality].mean
+
+    def _loans(
+        self, modality: str, columns: Tensor | None
+    ) -> list[tuple[Tensor, list[tuple[Embedded, Tensor]]]]:
+        """Which cells decode features under other levels, and which; see `chreode.decoders.seen.Seen`."""
+        readout = getattr(self.module.decoder, "readout", None)
+        seen = None if readout is None else readout.seen[modality]
+        if seen is None or seen.everything:
+            return []
+        wanted = None
+        if columns is not None:
+            wanted = torch.zeros(self.cells.layout.modalities[modality].n_features, dtype=torch.bool)
+            wanted[columns] = True
+        levels = torch.stack([self.cells.covariates[c] for c in seen.columns], 1)
+        loans = []
+        for own in levels.unique(dim=0):
+            lenders = []
+            for taken, lent in seen.lenders(dict(zip(seen.columns, own.tolist(), strict=True)), wanted):
+                named = {c: self.cells.layout.covariates[c].levels[k] for c, k in taken.items()}
+                lenders.append((self.do(**named), lent))
+            if lenders:
+                loans.append(((levels == own).all(1), lenders))
+        return loans
 
 
 def blank(layout: Layout, n: int, *, size: float | None = None) -> Cells:

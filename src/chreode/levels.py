@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from chreode.cells import Cells
+from chreode.decoders.seen import Seen
 from chreode.errors import InputError
 from chreode.fitted import FittedModel
 from chreode.io.read import read
@@ -74,6 +75,8 @@ def add_levels(model: FittedModel, source: Any, *, progress: bool = False) -> Fi
     module = _widened(model, layout)
     of_new = torch.stack([cells.covariates[c] >= known for c, known in grown.items()]).any(0)
     some = cells[of_new]
+    for seen in (part for part in module.modules() if isinstance(part, Seen)):
+        seen.note(some, since=grown)
     codes = infer_codes(module, _unknown(some, grown), show="new cells" if progress else None)
     for round_ in range(_ROUNDS):
         if _follow(module, some, codes, grown) < _ARRIVED:
@@ -125,6 +128,9 @@ def _widened(model: FittedModel, layout: Layout) -> LatentModel:
     for name, value in known.items():
         if state[name].shape == value.shape:
             state[name] = value.clone()
+            continue
+        if value.dtype == torch.bool:
+            state[name][: len(value)] = value  # what levels were measured in
             continue
         # Rows of levels: of a prior's parameters, and of how far a batch's codes were moved at the start.
         state[name] = value.mean(0, keepdim=True).expand(state[name].shape).clone()

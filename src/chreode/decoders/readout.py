@@ -9,6 +9,7 @@ from torch import nn
 
 from chreode.axes import Float, Tensor
 from chreode.decoders.product import Product
+from chreode.decoders.seen import Seen
 from chreode.errors import InputError
 from chreode.named import Named
 
@@ -86,6 +87,7 @@ class Readout(nn.Module):
     heads: Any  # Named, whose values are called and asked for what a plain Module lacks
     outputs: Any
     offsets: Any
+    seen: Any
 
     def __init__(
         self,
@@ -96,7 +98,7 @@ class Readout(nn.Module):
         columns: Collection[str] | None = None,
     ) -> None:
         super().__init__()
-        made: dict[str, dict[str, Any]] = {"heads": {}, "outputs": {}, "offsets": {}}
+        made: dict[str, dict[str, Any]] = {"heads": {}, "outputs": {}, "offsets": {}, "seen": {}}
         for name, make in heads.items():
             described = layout.modalities[name]
             head: Any = make(described.n_features)
@@ -111,7 +113,8 @@ class Readout(nn.Module):
             made["heads"][name] = head
             made["outputs"][name] = Product(width if isinstance(width, int) else width[name], outputs)
             made["offsets"][name] = Conditions(layout, outputs, columns=columns)
-        self.heads, self.outputs, self.offsets = (Named(made[part]) for part in made)
+            made["seen"][name] = Seen(layout, name)
+        self.heads, self.outputs, self.offsets, self.seen = (Named(made[part]) for part in made)
 
     def forward(
         self, hidden: Float[Tensor, "n w"] | Mapping[str, Tensor], cells: Cells
@@ -129,8 +132,12 @@ class Readout(nn.Module):
 
     @torch.no_grad()
     def centre(self, cells: Cells) -> None:
-        """Set the output biases so that a code of zero decodes to the mean profile of these cells."""
+        """Set the output biases so that a code of zero decodes to the mean profile of these cells.
+
+        What their levels were measured in is noted too.
+        """
         for name, output in self.outputs.items():
+            self.seen[name].note(cells)
             total = cells.column_sums(name)
             self.heads[name].centre(output.bias[: len(total)], total, int(cells.present[name].sum()))
 
