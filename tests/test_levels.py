@@ -136,3 +136,5 @@ def test_on_the_command_line(model, new, tmp_path):
     assert (plain.code, "not trained with" in plain.out) == (0, True)
     added = chreode("project", *files, "--add-levels", "--overwrite")
     assert (added.code, "not trained with" in added.out) == (0, False)
+    new_one = next(name for name in new.obs["batch"] if name not in model.layout.covariates["batch"].levels)
+    assert f"A component was added for '{new_one}' of 'batch'." in added.out

@@ -17,6 +17,7 @@ from chreode.fitted import load
 from chreode.folder import fitted_cells, fresh_file, model_folder, new_folder
 from chreode.io.annotate import annotated_copy, annotated_suffix
 from chreode.io.read import read
+from chreode.io.schema import listing
 from chreode.io.write import write_csv
 from chreode.levels import add_levels as with_levels
 from chreode.recipe import BY_DATA, named, registry
@@ -66,7 +67,11 @@ def project(
         cells = read(new, like=model, add_levels=add_levels, **reading)
         print(f"Read {many(len(cells), 'cell')} from {new}.", *cells.reading.messages, sep="\n")
         if add_levels:
+            before = model.layout.covariates
             model = with_levels(model, cells, progress=sys.stderr.isatty())
+            for column, covariate in model.layout.covariates.items():
+                if new_ones := covariate.levels[len(before[column].levels) :]:
+                    print(f"A component was added for {listing(new_ones)} of {column!r}.")
         embedded = model.project(cells, refine=refine, progress=sys.stderr.isatty())
         annotated_copy(new, beside, write=embedded.write)
     print(f"Written to {out}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from chreode.memory import cells_at_a_time
 from chreode.words import many
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     import anndata as ad
 
@@ -130,7 +131,7 @@ class Embedded:
             name: z if name == self.code else self._average(name).expand(len(z), -1)
             for name in self.module.latents
         }
-        return self.module.decoder(codes, cells)[self._modality(modality)]
+        return self.module.decoder(codes, cells)[self.modality(modality)]
 
     def expected(
         self,
@@ -164,8 +165,8 @@ class Embedded:
         InputError
             When the array would exceed 2 GB; `expected_chunks` gives it in parts.
         """
-        columns = self._columns(self._modality(modality), features)
-        n_features = len(self.cells.layout.modalities[self._modality(modality)].names)
+        columns = self._columns(self.modality(modality), features)
+        n_features = len(self.cells.layout.modalities[self.modality(modality)].names)
         width = n_features if columns is None else len(columns)
         if 4 * len(self) * width > _LIMIT:
             msg = (
@@ -186,7 +187,7 @@ class Embedded:
         borrow: bool = True,
     ) -> Iterator[tuple[slice, np.ndarray]]:
         """`expected`, a few cells at a time: pairs of rows and values."""
-        name = self._modality(modality)
+        name = self.modality(modality)
         columns = self._columns(name, features)
         loans = self._loans(name, columns) if borrow else []
         step = cells_at_a_time(self.cells.layout.width, most=1024)
@@ -242,8 +243,8 @@ class Embedded:
             return part.prior.mixture().weights.detach() @ part.prior.modes().detach()
         return self.codes[latent].mean(0)
 
-    def write(self, adata: ad.AnnData) -> None:
-        """Write into the user's AnnData, whose cells must be these, in any order.
+    def write(self, adata: ad.AnnData | Mapping[str, ad.AnnData]) -> None:
+        """Write into the user's AnnData, whose cells must be these, in any order; or into several, by name.
 
         ``obsm["X_<recipe>"]`` the embedding, ``obs["<recipe>_component"]`` the component by name,
         ``obsm["<recipe>_probabilities"]``, and ``uns["chreode"]``, provenance as a JSON string. Plain
@@ -254,18 +255,35 @@ class Embedded:
         InputError
             When a cell of the table is not among these.
         """
+        if isinstance(adata, Mapping):
+            for one, position in [(one, self._positions(one, name)) for name, one in adata.items()]:
+                self._write(one, position)
+        else:
+            self._write(adata, self._positions(adata))
+
+    def _positions(self, adata: ad.AnnData, name: str = "") -> Int[np.ndarray, " n"]:
+        """Where the cells of a table, which was read under a name, are among these."""
         import pandas as pd
 
-        position = pd.Index(self.names).get_indexer(pd.Index(adata.obs_names))
-        if (position < 0).any():
-            lost = adata.obs_names[position < 0]
-            msg = (
-                f"Expected a table of the embedded cells; found {len(lost)} others "
-                f"({', '.join(lost[:3])}, ...). "
-                ""
-                "Write into the data that was read, or project these cells first."
-            )
-            raise InputError(msg)
+        known, cells = pd.Index(self.names), pd.Index(adata.obs_names.astype(str))
+        position = known.get_indexer(cells)
+        if name and (position < 0).any():
+            position = known.get_indexer(f"{name}:" + cells)
+        if not (position < 0).any():
+            return position
+        lost, after = cells[position < 0], {str(cell).partition(":")[2] for cell in self.names}
+        msg = (
+            f"Expected a table of the embedded cells; found {len(lost)} others ({', '.join(lost[:3])}, ...). "
+        )
+        if after.issuperset(cells):
+            msg += "Several sets were read by name: write({'a': ..., 'b': ...}) as they were read."
+        else:
+            msg += "Write into the data that was read, or project these cells first."
+        raise InputError(msg)
+
+    def _write(self, adata: ad.AnnData, position: Int[np.ndarray, " n"]) -> None:
+        import pandas as pd
+
         for name, value in self.embeddings.items():
             key = f"X_{self.recipe}" if name == self.code else f"X_{self.recipe}_{name}"
             adata.obsm[key] = value[position]
@@ -328,7 +346,14 @@ class Embedded:
         )
         raise InputError(msg)
 
-    def _modality(self, modality: str | None) -> str:
+    def modality(self, modality: str | None) -> str:
+        """The modality that is meant: the first where none is named.
+
+        Raises
+        ------
+        InputError
+            When there is none of this name.
+        """
         known = list(self.cells.layout.modalities)
         if modality is not None and modality not in known:
             msg = f"Expected a modality ({', '.join(known)}); found {modality!r}. Name one of these."
@@ -343,6 +368,15 @@ class Embedded:
             n: i for i, n in enumerate(described.names)
         }
         lost = [name for name in features if name not in where]
+        holding = [
+            m for m, d in self.cells.layout.modalities.items() if lost and lost[0] in (*d.names, *d.symbols)
+        ]
+        if holding:
+            msg = (
+                f"Expected features of {modality!r}; found {lost[0]!r}, of {holding[0]!r}. Name the "
+                f"modality: expected({holding[0]!r}, features=...)."
+            )
+            raise InputError(msg)
         if lost:
             msg = (
                 f"Expected features the model knows; found {listing(lost, limit=5)}."

@@ -164,7 +164,7 @@ class FittedModel:
         return sample(self.embedded, n, component=component, generator=torch.Generator().manual_seed(seed))
 
     @torch.no_grad()
-    def score(self, source: Any, *, seed: int = 0) -> dict[str, float]:
+    def score(self, source: Any, *, modality: str | None = None, seed: int = 0) -> dict[str, float]:
         """How well held-out molecules of these cells are explained.
 
         Counts are thinned into binomial halves, codes inferred from one half, the other half scored. Labels
@@ -174,6 +174,8 @@ class FittedModel:
         ----------
         source
             Cells the model was not trained on; anything `chreode.read` takes.
+        modality
+            Whose molecules are scored, the first by default; codes are inferred from all modalities.
         seed
             Of the thinning.
 
@@ -183,12 +185,13 @@ class FittedModel:
             ``nats_per_molecule``, of the training cells' ``mean_profile``, the ``gain`` between them, and
             how many ``molecules`` were scored. For values that are not counts: nats per value.
         """
-        from chreode.evaluate.held_out import score
+        from chreode.evaluate.held_out import scores
 
-        return score(self, read(source, like=self), seed=seed)
+        name = self.embedded.modality(modality)
+        return scores(self, read(source, like=self), modalities=[name], seed=seed)[name]
 
-    def write(self, adata: ad.AnnData) -> None:
-        """Write embedding, components and provenance into the user's AnnData; see `Embedded.write`."""
+    def write(self, adata: ad.AnnData | Mapping[str, ad.AnnData]) -> None:
+        """Write embedding, components and provenance into the user's data; see `Embedded.write`."""
         self.embedded.write(adata)
 
     def cite(self) -> str:

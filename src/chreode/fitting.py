@@ -18,6 +18,7 @@ from rich.table import Table
 import chreode.recipes  # noqa: F401  (registers chreode's own)
 from chreode.errors import InputError
 from chreode.evaluate import component_table, score_embedding
+from chreode.evaluate.held_out import scores as held_out_scores
 from chreode.fitted import FittedModel
 from chreode.fitted import fit as fit_cells
 from chreode.folder import Run, new_folder, write_json
@@ -194,6 +195,17 @@ def _write(
     return scores
 
 
+def _held_out(model: FittedModel, *, seed: int) -> dict[str, dict[str, float]]:
+    """Scores of the cells that did not train, by modality."""
+    cells = model.embedded.cells
+    held = cells[np.flatnonzero(~model.embedded.trained & cells.counted.numpy())]
+    modalities = [m for m in cells.layout.modalities if (held.size[m] * held.present[m] > 0).any()]
+    try:
+        return held_out_scores(model, held, modalities=modalities, seed=seed) if modalities else {}
+    except InputError:
+        return {}  # so few molecules that none fell into the scored half
+
+
 def scores_of(model: FittedModel, *, seed: int) -> dict[str, Any]:
     """Honest scores of a fit whose cells have their counts, as JSON values.
 
@@ -206,15 +218,10 @@ def scores_of(model: FittedModel, *, seed: int) -> dict[str, Any]:
     """
     embedded = model.embedded
     layout = embedded.cells.layout
-    modality = next(iter(layout.modalities))
-    some = embedded.cells.size[modality].numpy() > 0
-    held = embedded.cells[np.flatnonzero(~embedded.trained & some)]
+    several = len(layout.modalities) > 1
     scores: dict[str, Any] = {}
-    try:
-        if len(held):
-            scores["held_out"] = model.score(held, seed=seed)
-    except InputError:
-        pass  # so few molecules that none fell into the scored half
+    for name, found in _held_out(model, seed=seed).items():
+        scores[f"held_out {name}" if several else "held_out"] = found
     known = {role: layout.in_role(role) for role in ("label", "batch")}
     levels = {
         role: embedded.level_names(c.column) if c is not None and c.categorical else None
@@ -234,8 +241,9 @@ def scores_of(model: FittedModel, *, seed: int) -> dict[str, Any]:
         "seconds": summary["seconds"],
         "cells": summary["cells"],
         "cells trained": summary["trained"],
-        "features": layout.modalities[modality].n_features,
     }
+    for name, described in layout.modalities.items():
+        scores["fit"][f"features {name}" if several else "features"] = described.n_features
     return {**{name: _finite(group) for name, group in scores.items()}, "note": note}
 
 

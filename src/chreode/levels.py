@@ -104,10 +104,14 @@ def _grown(model: FittedModel, layout: Layout) -> dict[str, int]:
         raise InputError(msg)
     grown = {c: len(known) for c, (known, found) in both.items() if found != known}
     if not grown:
-        known = {c.column: listing(c.levels) for c in model.layout.conditions.values() if c.categorical}
+        conditions = [c for c in model.layout.conditions.values() if c.categorical]
+        known = "; ".join(f"{c.column!r}: {listing(c.levels)}" for c in conditions)
+        found = (
+            f"none beside those it knows ({known})" if known else "a model fitted without batch or covariates"
+        )
         msg = (
-            f"Expected cells of levels that the model does not know; found none beside {known}. "
-            "Project them: model.project(source)."
+            f"Expected cells of levels that the model does not know; found {found}. Project them without "
+            "adding levels."
         )
         raise InputError(msg)
     coded = {latent.column for latent in model.module.latents.values()}

@@ -13,24 +13,26 @@ from chreode.evaluate.fidelity import coverage, label_profile_nats, mean_profile
 from chreode.held_out import halves, nats
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import scipy.sparse as sp
 
     from chreode.axes import Tensor
     from chreode.parts import Observed
 
-__all__ = ["score"]
+__all__ = ["scores"]
 
 _CHUNK = 512
 _DRAWN = 1_000_000  # entries of cells x features that coverage draws for
 
 
-def score(model: Any, cells: Cells, *, seed: int = 0) -> dict[str, float]:
-    r"""Score the first modality's held-out molecules of cells that a model did not train on.
+def scores(
+    model: Any, cells: Cells, *, modalities: Sequence[str], seed: int = 0
+) -> dict[str, dict[str, float]]:
+    r"""Score held-out molecules of cells that a model did not train on, modality by modality.
 
-    What was measured is thinned into binomial halves; codes are inferred from one half (by the model's
-    encoders where it has some), and the other half is scored:
+    What was measured is thinned into binomial halves; codes are inferred from one half of every modality (by
+    the model's encoders where it has some), and the other half is scored, in cells that have the modality:
 
     .. math:: -\frac{\sum_{ig} x_{ig} \log \rho_{ig}}{\sum_{ig} x_{ig}}
 
@@ -40,13 +42,15 @@ def score(model: Any, cells: Cells, *, seed: int = 0) -> dict[str, float]:
         A `chreode.FittedModel`.
     cells
         Read for this model, with counts, not among those that trained.
+    modalities
+        Which of them to score.
     seed
         Of the thinning and the draws.
 
     Returns
     -------
-    For counts ``nats_per_molecule``; ``mean_profile``, the score of one profile for all cells, and ``gain``,
-    how much lower the model's is; where the model was fitted with labels ``label_profile`` and
+    By modality. For counts ``nats_per_molecule``; ``mean_profile``, the score of one profile for all cells,
+    and ``gain``, how much lower the model's is; where the model was fitted with labels ``label_profile`` and
     ``label_gain``, the same for the mean profile of the cell's label; ``molecules`` and ``cells`` scored;
     ``zero_fraction_observed``, ``zero_fraction_expected`` and ``zero_fraction_gene_error`` of the scored
     half; ``negative_log_likelihood`` of the scored half, in nats a cell, dispersion included; ``rmse`` of its
@@ -67,13 +71,20 @@ def score(model: Any, cells: Cells, *, seed: int = 0) -> dict[str, float]:
     generator = torch.Generator().manual_seed(seed)
     first, second = halves(cells, generator)
     codes = posthoc.project(model.module, first, encoders=model.encoders)
-    modality, described = next(iter(cells.layout.modalities.items()))
+    return {m: _score(model, second, codes, m, generator, seed) for m in modalities}
+
+
+def _score(
+    model: Any, second: Cells, codes: dict[str, Tensor], modality: str, generator: torch.Generator, seed: int
+) -> dict[str, float]:
+    here = second.present[modality]
+    second, codes = second[here], {name: z[here] for name, z in codes.items()}
     prediction = _Prediction(model.module, second, codes, modality)
     spent = [prediction.nats(rows) for rows in _slices(len(second))]
     nats_spent, number = (float(sum(part[i] for part in spent)) for i in (0, 1))
     measured = second.measured[modality]
-    if described.kind != "counts" or not isinstance(measured, CSR):
-        return {"nats_per_value": nats_spent / max(number, 1.0), "values": int(number), "cells": len(cells)}
+    if second.layout.modalities[modality].kind != "counts" or not isinstance(measured, CSR):
+        return {"nats_per_value": nats_spent / max(number, 1.0), "values": int(number), "cells": len(second)}
     test = measured.scipy()[:, prediction.features]
     by_profile = _profiles(model.embedded, second, test, prediction.features, modality)
     value = nats_spent / max(number, 1.0)
@@ -85,7 +96,7 @@ def score(model: Any, cells: Cells, *, seed: int = 0) -> dict[str, float]:
     return {
         **found,
         "molecules": int(number),
-        "cells": len(cells),
+        "cells": len(second),
         "zero_fraction_observed": zeros["observed"],
         "zero_fraction_expected": zeros["expected"],
         "zero_fraction_gene_error": zeros["gene_error"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,6 +56,7 @@ def join(
         When a modality or a column is of different kinds in two sets.
     """
     layouts = {name: cells.layout for name, cells in sets.items()}
+    _refuse_strangers(layouts)
     modalities = {
         m: _joined(m, layouts, like) for m in dict.fromkeys(m for v in layouts.values() for m in v.modalities)
     }
@@ -86,6 +88,24 @@ def join(
         panel=panel,
         reading=_reading(sets, schema or Schema()),
     )
+
+
+def _refuse_strangers(layouts: Mapping[str, Layout]) -> None:
+    """Refuse a set that has a modality with others, but no feature of it."""
+    for name, layout in layouts.items():
+        for m, described in layout.modalities.items():
+            others = [
+                v.modalities[m].names for one, v in layouts.items() if one != name and m in v.modalities
+            ]
+            if others and set(described.names).isdisjoint(chain(*others)):
+                rest = listing(one for one in layouts if one != name)
+                msg = (
+                    f"Expected sets of cells that share features of {m!r}, by whose names they are joined; "
+                    f"found none of {name!r} in the others ({rest}). "
+                    "Modalities of the same cells belong in one MuData: mudata.MuData({...}). Otherwise give "
+                    "features the same names."
+                )
+                raise InputError(msg)
 
 
 def _joined(m: str, layouts: Mapping[str, Layout], like: Layout | None) -> Modality:

@@ -97,7 +97,8 @@ def learn_modality(
     field = source.field(asked.counts)
     refuse_names(source, field)
     fixed = None if isinstance(asked.features, int) else _choose(source, field, asked)
-    found = survey(field, source, key=asked.counts or "X", values=asked.values)
+    of = asked.modality if one_of > 1 else None
+    found = survey(field, source, key=asked.counts or "X", values=asked.values, of=of)
     group = None if batch is None else batch.numpy() if part.rows is None else batch.numpy()[part.rows]
     chosen = fixed or _most_variable(field, asked, found, group)
     if not found.by_feature[chosen.target >= 0].any():
@@ -121,8 +122,8 @@ def reuse_modality(part: Part, asked: Asked, known: Modality, room: Room, *, one
     field = source.field(asked.counts)
     refuse_names(source, field)
     matched = match(field, known)
-    key = asked.counts or "X"
-    found = survey(field, source, key=key, values=asked.values, empty=one_of > 1)
+    key, of = asked.counts or "X", asked.modality if one_of > 1 else None
+    found = survey(field, source, key=key, values=asked.values, empty=one_of > 1, of=of)
     if not found.by_feature.any():
         said = f"There is nothing but zeros in {source.name}: taken as not measured."
         return absent(known, n)._replace(messages=(said,))

@@ -50,6 +50,12 @@ def open_source(source: object) -> Iterator[Source]:
     if type(source).__name__ == "MuData" and hasattr(source, "mod"):
         yield _mudata_source(source)
         return
+    if isinstance(source, (list, tuple)):
+        msg = (
+            f"Expected one set of cells, or several by name; found a {type(source).__name__}. Name them: "
+            'chreode.read({"a": ..., "b": ...}, batch="source").'
+        )
+        raise InputError(msg)
     msg = (
         "Expected an AnnData, a MuData or the path of an h5ad or h5mu file, a 10x .h5 file, a 10x mtx folder "
         f"or a zarr store; found {type(source).__module__.partition('.')[0]}.{type(source).__name__}. Wrap a "

@@ -277,7 +277,7 @@ def _inherited(
     if not parts:
         msg = (
             f"Expected a modality that the model knows ({listing(known)}); found {listing(others)} in "
-            f"{source.name}. Name what it holds with modalities=..."
+            f"{source.name}. {_remedy(source, others[0], next(iter(known)))}"
         )
         raise InputError(msg)
     kinds = {name: m.kind for name, m in known.items()}
@@ -307,6 +307,15 @@ def _inherited(
         label=changes["label"],
     )
     return given, parts, (*said, *more)
+
+
+def _remedy(source: Source, found: str, known: str) -> str:
+    """How to say that a modality is one that the model knows."""
+    if source.parts:
+        return f"Give it that name: mudata.MuData({{{known!r}: mdata[{found!r}], ...}})."
+    return (
+        "Name what it holds: chreode.read(..., modalities=[...], like=model), --modality on the command line."
+    )
 
 
 def _layers(

@@ -23,12 +23,13 @@ T = TypeVar("T")
 
 
 class Asked(NamedTuple):
-    """The layer, the features and the kind of values of one modality, and whether that was left open."""
+    """The layer, features and kind of values of one modality; whether the kind was left open; its name."""
 
     counts: str | None
     features: Features
     values: Values
     open: bool = False
+    modality: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ class Schema:
             self.features.get(name) if isinstance(self.features, Mapping) else self.features,
             values or "counts",
             values is None,
+            name,
         )
 
     def refuse_unknown(self, known: Iterable[str], where: str) -> None:

@@ -39,7 +39,15 @@ class Survey(NamedTuple):
     largest: float
 
 
-def survey(field: Field, source: Source, *, key: str, values: Values, empty: bool = False) -> Survey:
+def survey(
+    field: Field,
+    source: Source,
+    *,
+    key: str,
+    values: Values,
+    empty: bool = False,
+    of: str | None = None,
+) -> Survey:
     """Read every stored value once and refuse those that are not what they should be.
 
     Parameters
@@ -54,6 +62,8 @@ def survey(field: Field, source: Source, *, key: str, values: Values, empty: boo
         What the values must be.
     empty
         Whether there may be nothing but zeros.
+    of
+        The modality, where the source has others: the remedy is then for it alone.
 
     Raises
     ------
@@ -66,7 +76,7 @@ def survey(field: Field, source: Source, *, key: str, values: Values, empty: boo
     for block in field.matrix.blocks():
         fault = _fault(block, values)
         if fault is not None:
-            raise InputError(_refusal(fault, block, field, source, key, values))
+            raise InputError(_refusal(fault, block, field, source, key, values, of))
         low, high = int(block.row.min()), int(block.row.max()) + 1
         row = block.row - low
         total[low:high] += np.bincount(row, block.value, minlength=high - low)
@@ -74,8 +84,8 @@ def survey(field: Field, source: Source, *, key: str, values: Values, empty: boo
         by_feature += np.bincount(block.col, minlength=g)
         largest = max(largest, float(block.value.max()))
     if not (empty or by_feature.any()):
-        msg = f"Expected values in {key} of {source.name}; found nothing but zeros.{_elsewhere(source, key)}"
-        raise InputError(msg)
+        msg = f"Expected values in {key} of {source.name}; found nothing but zeros."
+        raise InputError(msg + _elsewhere(source, key, of))
     return Survey(total, by_cell, by_feature, largest)
 
 
@@ -98,7 +108,13 @@ def _fault(block: Block, values: Values) -> tuple[str, int] | None:
 
 
 def _refusal(
-    fault: tuple[str, int], block: Block, field: Field, source: Source, key: str, values: Values
+    fault: tuple[str, int],
+    block: Block,
+    field: Field,
+    source: Source,
+    key: str,
+    values: Values,
+    of: str | None,
 ) -> str:
     what, at = fault
     expected = {
@@ -114,7 +130,7 @@ def _refusal(
         return f"{text} Find out where they come from, and replace them or leave out these cells or features."
     if values == "binary":
         return f"{text} Binarise first, or read counts as counts."
-    return text + _history(block.value) + _elsewhere(source, key)
+    return text + _history(block.value) + _elsewhere(source, key, of)
 
 
 def _history(value: np.ndarray) -> str:
@@ -126,16 +142,19 @@ def _history(value: np.ndarray) -> str:
     return " They look log-normalised." if value.max() < 25 else " They look normalised."
 
 
-def _elsewhere(source: Source, key: str) -> str:
-    """Which other field holds counts, if one does."""
+def _elsewhere(source: Source, key: str, of: str | None) -> str:
+    """Which other field holds counts, if one does; an argument ``of`` one modality leaves others alone."""
+
+    def given(argument: str, value: str) -> str:
+        return f"{argument}={value!r}" if of is None else f"{argument}={{{of!r}: {value!r}}}"
+
     holding = [name for name in source.fields if name != key and _holds_counts(source, name)]
     if holding:
-        choice = " or ".join(f"counts={name!r}" for name in holding)
+        choice = " or ".join(given("counts", name) for name in holding)
         return f" Counts are in {listing(holding)}: read with {choice}."
     return (
         " No other layer holds counts: read the file as it was before normalisation, or give "
-        'values="continuous" '
-        "with a recipe that models such values."
+        f"{given('values', 'continuous')} with a recipe that models such values."
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -9,7 +12,7 @@ import torch
 
 from chreode.embedded import Embedded
 from chreode.errors import InputError
-from chreode.io.genes import distance_to_start
+from chreode.io.genes import distance_to_start, read_genes
 from chreode.io.regions import regions_of
 from chreode.io.schema import listing, nearest
 from chreode.io.source import Table
@@ -38,7 +41,7 @@ def linkage(
     modality: str = "atac",
     window: float | None = None,
     cells: Any = None,
-    genes: pd.DataFrame | None = None,
+    genes: pd.DataFrame | str | Path | None = None,
     step: Literal["gradient", "sign"] = "gradient",
     fraction: float = 0.1,
     null: int = 100,
@@ -87,7 +90,8 @@ def linkage(
         Which cells to move, a mask of ``n``; None for those that express the gene (one of them at least):
         by their counts, or without counts those whose expected proportion is above the median.
     genes
-        What `chreode.io.genes.read_genes` read, for distances; in the assembly of the peaks.
+        An annotation in the assembly of the peaks, for distances: a file, or what
+        `chreode.io.genes.read_genes` read.
     step
         ``"gradient"`` as above, or ``"sign"`` as published: every coordinate moves by 0.01 (one step of Adam
         on the loss of a zero count of that gene alone), whatever the size of the gradient.
@@ -137,6 +141,7 @@ def linkage(
     embedded = _held(embedded)
     names = [gene] if isinstance(gene, str) else list(gene)
     _check(embedded, modality, direction=direction, step=step, fraction=fraction)
+    genes = _annotation(genes)
     source, columns = _located(embedded, names)
     distance = _distances(embedded, source, columns, modality=modality, genes=genes, window=window)
     rows = _moved(embedded, source, columns, cells=cells)
@@ -218,6 +223,19 @@ def linkage_figure(links: pd.DataFrame, *, fdr: float = 0.1) -> Figure:
     return figure
 
 
+def _annotation(genes: Any) -> pd.DataFrame | None:
+    if isinstance(genes, (str, os.PathLike)):
+        return read_genes(Path(genes))
+    if genes is not None and not {"chromosome", "tss", "strand"} <= set(getattr(genes, "columns", ())):
+        msg = (
+            "Expected genes= to be the file of an annotation (GTF, BED or CSV), or what "
+            f"chreode.io.genes.read_genes read; found {type(genes).__name__} without columns chromosome, tss "
+            "and strand. Give the file."
+        )
+        raise InputError(msg)
+    return genes
+
+
 def _held(given: Any) -> Embedded:
     found = getattr(given, "embedded", given)
     if not isinstance(found, Embedded):
@@ -288,6 +306,11 @@ def _moved(embedded: Embedded, source: str, columns: np.ndarray, *, cells: Any) 
 def _expressing(embedded: Embedded, source: str, columns: np.ndarray) -> np.ndarray:
     described = embedded.cells.layout.modalities[source]
     measured: Any = embedded.cells.measured.get(source)
+    if measured is None:
+        logging.getLogger(__name__).warning(
+            "No counts are at hand, as after loading: cells that are expected to have most of the gene move, "
+            "not those that express it. Project the data, or name cells with cells=."
+        )
     if measured is None or described.kind == "continuous":
         names = [described.names[j] for j in columns]
         level = embedded.expected(source, features=names).sum(1)

@@ -73,10 +73,11 @@ def matched_genes(
     others = np.setdiff1d(np.arange(len(level)), genes)
     if null < 20 or len(others) < null:
         found = f"null={null}" if null < 20 else f"{len(others)} other genes for null={null}"
+        remedy = f"Give null= between 20 and {len(others)}" if len(others) >= 20 else "Fit more of them"
+        more = ", or fit more genes." if 20 <= len(others) < 100 else "."
         msg = (
-            f"Expected at least 20 random genes to compare with, and as many in the model; found {found}. "
-            f"Give null= between 20 and {len(others)}"
-            + (", or fit more genes." if len(others) < 100 else ".")
+            "Expected at least 20 random genes to compare with, and as many in the gene's own modality; "
+            f"found {found}. {remedy}{more}"
         )
         raise InputError(msg)
     rank = np.argsort(np.argsort(level, kind="stable"))

@@ -334,7 +334,9 @@ def scores_section(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     What is called ``note``, of all scores or of a group, stands below as a paragraph; it may name the groups.
     """
-    titles = {str(name): _words(name) for name, group in scores.items() if isinstance(group, Mapping)}
+    # Of several modalities, groups are called "held_out rna" and so on.
+    named = [str(name).partition(" ")[0] for name, group in scores.items() if isinstance(group, Mapping)]
+    titles = {name: _words(name) for name in named}
     loose = {k: v for k, v in scores.items() if not isinstance(v, Mapping)}
     groups = [(k, v) for k, v in scores.items() if isinstance(v, Mapping)]
     # A note alone is no table: it stands below the others.
