@@ -88,6 +88,9 @@ def test_codes_are_written_into_each_set(paired):
     model.write(sets)
     written = np.concatenate([one.obsm["X_scdgd"] for one in sets.values()])
     np.testing.assert_array_equal(written, model.embedded.embedding)
+    new = model.project({"a": sets["a"], "c": sets["b"]})
+    said = "'c' in column 'source' (batch) is a level the model was not trained with: unknown for 60 cells."
+    assert new.cells.reading.messages[-1] == said
     with refused("found 1 others", "project these cells first"):
         sets["b"].obs_names = ["stranger", *sets["b"].obs_names[1:]]
         model.write(sets)

@@ -15,11 +15,13 @@ from chreode.io.schema import listing, nearest
 from chreode.words import many
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
     from chreode.io.source import Source
 
-__all__ = ["Column", "learn", "reuse"]
+__all__ = ["Column", "learn", "not_trained_with", "reuse"]
 
 _BATCHES = 50  # so many are never refused, however few cells each of them has
 
@@ -120,13 +122,17 @@ def reuse(
     values = _numbered(levels, missing, covariate.levels)
     said = _missing(name, missing)
     if new and not add_levels:
-        cells = int(((values < 0).numpy() & ~missing).sum())
-        said += (
-            f"{listing(new)} in column {name!r} ({covariate.role}) "
-            f"{'is a level' if len(new) == 1 else 'are levels'} "
-            f"the model was not trained with: unknown for {many(cells, 'cell')}.",
-        )
+        said += (not_trained_with(new, covariate, int(((values < 0).numpy() & ~missing).sum()), name=name),)
     return Column(covariate, values, said)
+
+
+def not_trained_with(new: Sequence[str], covariate: Covariate, cells: int, *, name: str) -> str:
+    """What is said of levels that a model does not know, in a column of this name."""
+    be = "is a level" if len(new) == 1 else "are levels"
+    return (
+        f"{listing(new)} in column {name!r} ({covariate.role}) {be} the model was not trained with: unknown "
+        f"for {many(cells, 'cell')}."
+    )
 
 
 def _find(source: Source, name: str) -> pd.Series:
@@ -136,7 +142,7 @@ def _find(source: Source, name: str) -> pd.Series:
             f"Expected a column {name!r} in the cell table of {source.name}; found "
             f"{'columns ' if columns else ''}{listing(columns, limit=30)}.{nearest(name, columns)}"
         )
-        raise InputError(msg if columns else f"{msg} Give an AnnData whose obs has it.")
+        raise InputError(msg if columns else f"{msg} Give data whose obs has it.")
     return source.cells.column(name)
 
 

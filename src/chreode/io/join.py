@@ -12,6 +12,7 @@ import torch
 from chreode.axes import Tensor
 from chreode.cells import CSR, Cells, Covariate, Layout, Measured, Modality, Reading
 from chreode.errors import InputError
+from chreode.io.columns import not_trained_with
 from chreode.io.schema import Schema, listing
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def join(
     modalities = {
         m: _joined(m, layouts, like) for m in dict.fromkeys(m for v in layouts.values() for m in v.modalities)
     }
-    n = sum(len(cells) for cells in sets.values())
+    n, said = sum(len(cells) for cells in sets.values()), ()
     covariates, values = _columns(sets, like)
     if role is not None:
         if SOURCE in covariates and like is None:
@@ -69,6 +70,9 @@ def join(
         if like is None:
             covariates[SOURCE] = Covariate(SOURCE, role, levels=tuple(sets))
         level = {name: at for at, name in enumerate(covariates[SOURCE].levels)}
+        if strange := [name for name in sets if name not in level]:
+            n_cells = sum(len(sets[name]) for name in strange)
+            said = (not_trained_with(strange, covariates[SOURCE], n_cells, name=SOURCE),)
         values[SOURCE] = torch.cat(
             [torch.full((len(c),), level.get(name, -1), dtype=torch.int64) for name, c in sets.items()]
         )
@@ -86,7 +90,7 @@ def join(
         covariates=values,
         panels=panels,
         panel=panel,
-        reading=_reading(sets, schema or Schema()),
+        reading=_reading(sets, schema or Schema(), said),
     )
 
 
@@ -223,7 +227,7 @@ def _names(sets: Mapping[str, Cells]) -> np.ndarray:
     return np.asarray([f"{name}:{cell}" for name, c in sets.items() for cell in c.names], dtype=object)
 
 
-def _reading(sets: Mapping[str, Cells], schema: Schema) -> Reading:
+def _reading(sets: Mapping[str, Cells], schema: Schema, messages: tuple[str, ...]) -> Reading:
     read = [cells.reading for cells in sets.values()]
     return Reading(
         source=", ".join(r.source for r in read),
@@ -233,7 +237,8 @@ def _reading(sets: Mapping[str, Cells], schema: Schema) -> Reading:
             for name, r in zip(sets, read, strict=True)
             for said in r.messages
             if not said.startswith(f"There is no column {SOURCE!r}")  # it is filled in here
-        ),
+        )
+        + messages,
         n_source_features=sum(r.n_source_features for r in read),
         missing=sum(r.missing for r in read),
         unknown=sum(r.unknown for r in read),
