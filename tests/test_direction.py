@@ -28,6 +28,7 @@ ORDER = [
     ["posthoc"],
     ["references"],
     ["storage"],
+    ["expected"],
     ["embedded"],
     ["generate"],
     ["evaluate", "perturb", "interpret"],

@@ -121,3 +121,11 @@ def test_new_levels_are_noted_and_known_ones_stay():
     assert seen.of("plate").int().tolist() == [[1, 1, 1, 1], [1, 0, 0, 1]]
     seen.note(cells)
     assert seen.of("plate").int().tolist() == [[0, 0, 1, 1], [1, 0, 0, 1]]
+
+
+def test_no_cells_expect_nothing(model):
+    cells = model.embedded.cells
+    none = model.embed(
+        cells[:0], trained=np.zeros(0, bool), codes={k: v[:0] for k, v in model.embedded.codes.items()}
+    )
+    assert none.expected("atac").shape == (0, 80)

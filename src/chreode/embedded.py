@@ -13,8 +13,8 @@ from chreode import storage
 from chreode.axes import Float, Int, Tensor
 from chreode.cells import Cells, Layout, Reading
 from chreode.errors import InputError
+from chreode.expected import blank, expected
 from chreode.io.schema import listing, nearest
-from chreode.memory import cells_at_a_time
 from chreode.words import many
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from chreode.model import LatentModel
     from chreode.parts import Observed
 
-__all__ = ["Embedded", "blank"]
+__all__ = ["Embedded"]
 
 _LIMIT = 2_000_000_000  # bytes of an array that expected() will build
 
@@ -188,20 +188,7 @@ class Embedded:
     ) -> Iterator[tuple[slice, np.ndarray]]:
         """`expected`, a few cells at a time: pairs of rows and values."""
         name = self.modality(modality)
-        columns = self._columns(name, features)
-        loans = self._loans(name, columns) if borrow else []
-        step = cells_at_a_time(self.cells.layout.width, most=1024)
-        for rows in torch.arange(len(self)).split(step):
-            mean = self._mean(name, rows, size)
-            for borrowers, lenders in loans:
-                here = borrowers[rows].nonzero().squeeze(1)
-                if len(here):
-                    lent = [moved._mean(name, rows[here], size) * whose for moved, whose in lenders]
-                    times = torch.stack([whose for _, whose in lenders]).sum(0)
-                    average = torch.stack(lent).sum(0) / times.clamp_min(1)
-                    mean[here] = torch.where(times > 0, average, mean[here])
-            part = (mean if columns is None else mean[:, columns]).cpu().numpy()
-            yield slice(int(rows[0]), int(rows[-1]) + 1), part
+        yield from expected(self, name, size=size, columns=self._columns(name, features), borrow=borrow)
 
     def do(self, **levels: str | float | None) -> Embedded:
         """The same codes under other levels: ``embedded.do(batch="plate 2").expected()``.
@@ -384,47 +371,3 @@ class Embedded:
             )
             raise InputError(msg)
         return torch.tensor([where[name] for name in features], dtype=torch.int64)
-
-    @torch.no_grad()
-    def _mean(self, modality: str, rows: Int[Tensor, " n"], size: float | None) -> Float[Tensor, "n g"]:
-        """What is expected in some cells, at a chosen size, with every feature measured."""
-        some = blank(self.cells.layout, len(rows), size=size)
-        some = some.replace(covariates={k: v[rows] for k, v in self.cells.covariates.items()})
-        return self.module.decoder({n: z[rows] for n, z in self.codes.items()}, some)[modality].mean
-
-    def _loans(
-        self, modality: str, columns: Tensor | None
-    ) -> list[tuple[Tensor, list[tuple[Embedded, Tensor]]]]:
-        """Which cells decode features under other levels, and which; see `chreode.decoders.seen.Seen`."""
-        readout = getattr(self.module.decoder, "readout", None)
-        seen = None if readout is None else readout.seen[modality]
-        if seen is None or seen.everything:
-            return []
-        wanted = None
-        if columns is not None:
-            wanted = torch.zeros(self.cells.layout.modalities[modality].n_features, dtype=torch.bool)
-            wanted[columns] = True
-        levels = torch.stack([self.cells.covariates[c] for c in seen.columns], 1)
-        loans = []
-        for own in levels.unique(dim=0):
-            lenders = []
-            for taken, lent in seen.lenders(dict(zip(seen.columns, own.tolist(), strict=True)), wanted):
-                named = {c: self.cells.layout.covariates[c].levels[k] for c, k in taken.items()}
-                lenders.append((self.do(**named), lent))
-            if lenders:
-                loans.append(((levels == own).all(1), lenders))
-        return loans
-
-
-def blank(layout: Layout, n: int, *, size: float | None = None) -> Cells:
-    """Cells of which only the size is known: by default 1 for counts, the average for zeros and ones."""
-    covariates = {
-        c.column: torch.full((n,), -1) if c.categorical else torch.full((n,), float("nan"))
-        for c in layout.covariates.values()
-    }
-    usual = {"counts": 1.0, "binary": float("nan"), "continuous": 1.0}
-    sizes = {
-        m: torch.full((n,), usual[d.kind] if size is None or d.kind == "continuous" else float(size))
-        for m, d in layout.modalities.items()
-    }
-    return Cells(layout, names=np.zeros(n, dtype=object), measured={}, size=sizes, covariates=covariates)

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from chreode.embedded import Embedded, blank
+from chreode.expected import blank
 
 if TYPE_CHECKING:
     import anndata as ad
     import mudata as md
+
+    from chreode.embedded import Embedded
 
 __all__ = ["sample"]
 
