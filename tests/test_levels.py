@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anndata as ad
 import numpy as np
 import pytest
 import torch
@@ -138,3 +139,21 @@ def test_on_the_command_line(model, new, tmp_path):
     assert (added.code, "not trained with" in added.out) == (0, False)
     new_one = next(name for name in new.obs["batch"] if name not in model.layout.covariates["batch"].levels)
     assert f"A component was added for '{new_one}' of 'batch'." in added.out
+
+
+def test_a_modality_is_completed_on_the_command_line(model, new, tmp_path):
+    model.save(tmp_path / "run")
+    rna = new["rna"].copy()
+    rna.obs["batch"] = new.obs["batch"].astype(str)
+    rna.write_h5ad(tmp_path / "new.h5ad")
+    files = [tmp_path / "run", tmp_path / "new.h5ad", "--out", tmp_path / "out.h5ad"]
+    done = chreode("project", *files, "--expected", "atac")
+    assert done.code == 0, done.err
+    written = ad.read_h5ad(tmp_path / "out.h5ad")
+    table = written.obsm["multidgd_expected_atac"]
+    assert list(table.columns) == list(model.layout.modalities["atac"].names)
+    np.testing.assert_allclose(table.to_numpy(), model.project(rna).expected("atac"), rtol=1e-3, atol=1e-5)
+    wrong = chreode("project", *files, "--overwrite", "--expected", "prot")
+    assert (wrong.code, "Expected a modality (rna, atac); found 'prot'" in wrong.err) == (2, True)
+    model.project(rna).write(rna, expected=["rna"])
+    assert rna.obsm["multidgd_expected_rna"].sum(axis=1).to_numpy() == pytest.approx(10_000)

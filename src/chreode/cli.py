@@ -165,6 +165,10 @@ def project(
         bool,
         typer.Option("--add-levels", help="Give batches that were not trained with their own component."),
     ] = False,
+    expected: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Modality to complete: write what is expected; repeatable."),
+    ] = None,
     counts: Counts = None,
     batch: Batch = None,
     label: Label = None,
@@ -176,7 +180,7 @@ def project(
 
     reading = {"counts": _by_modality(counts), "batch": batch, "label": label}
     reading["modalities"] = tuple(modality or ())
-    how = {"refine": refine, "add_levels": add_levels, "overwrite": overwrite}
+    how = {"refine": refine, "add_levels": add_levels, "overwrite": overwrite, "expected": expected or ()}
     return partial(commands.project, run, new, out, **how, reading=reading)
 
 

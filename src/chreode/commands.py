@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ def project(
     *,
     refine: int | None,
     add_levels: bool,
+    expected: Sequence[str],
     overwrite: bool,
     reading: Mapping[str, Any],
 ) -> None:
@@ -54,6 +56,8 @@ def project(
         Steps at most; None until converged.
     add_levels
         Whether levels that were not trained with get a component of their own.
+    expected
+        Modalities of which what is expected is written too.
     overwrite
         Whether ``out`` may be there already.
     reading
@@ -63,6 +67,8 @@ def project(
         msg = f"Expected --refine of at least 0; found {refine}. Leave it out to go on until codes converge."
         raise InputError(msg)
     model = load(model_folder(folder)[0])
+    for name in expected:
+        model.embedded.modality(name)
     with fresh_file(out, suffix=annotated_suffix(new), overwrite=overwrite) as beside:
         cells = read(new, like=model, add_levels=add_levels, **reading)
         print(f"Read {many(len(cells), 'cell')} from {new}.", *cells.reading.messages, sep="\n")
@@ -73,7 +79,7 @@ def project(
                 if new_ones := covariate.levels[len(before[column].levels) :]:
                     print(f"A component was added for {listing(new_ones)} of {column!r}.")
         embedded = model.project(cells, refine=refine, progress=sys.stderr.isatty())
-        annotated_copy(new, beside, write=embedded.write)
+        annotated_copy(new, beside, write=partial(embedded.write, expected=expected))
     print(f"Written to {out}.")
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import anndata as ad
+    import pandas as pd
 
     from chreode.model import LatentModel
     from chreode.parts import Observed
@@ -230,23 +231,40 @@ class Embedded:
             return part.prior.mixture().weights.detach() @ part.prior.modes().detach()
         return self.codes[latent].mean(0)
 
-    def write(self, adata: ad.AnnData | Mapping[str, ad.AnnData]) -> None:
+    def write(self, adata: ad.AnnData | Mapping[str, ad.AnnData], *, expected: Sequence[str] = ()) -> None:
         """Write into the user's AnnData, whose cells must be these, in any order; or into several, by name.
 
         ``obsm["X_<recipe>"]`` the embedding, ``obs["<recipe>_component"]`` the component by name,
         ``obsm["<recipe>_probabilities"]``, and ``uns["chreode"]``, provenance as a JSON string. Plain
         arrays only, so that the file opens in R too.
 
+        Parameters
+        ----------
+        adata
+            What was read.
+        expected
+            Modalities of which all cells also get what is `expected`, those that lack them too, as a table
+            with the names of the features: ``obsm["<recipe>_expected_<modality>"]``; of counts, per ten
+            thousand.
+
         Raises
         ------
         InputError
-            When a cell of the table is not among these.
+            When a cell of the table is not among these, and as `expected` does.
         """
-        if isinstance(adata, Mapping):
-            for one, position in [(one, self._positions(one, name)) for name, one in adata.items()]:
-                self._write(one, position)
-        else:
-            self._write(adata, self._positions(adata))
+        tables = {name: self._expected_table(name) for name in expected}
+        several: Mapping[str, ad.AnnData] = adata if isinstance(adata, Mapping) else {"": adata}
+        for one, position in [(one, self._positions(one, name)) for name, one in several.items()]:
+            self._write(one, position)
+            for name, table in tables.items():
+                one.obsm[f"{self.recipe}_expected_{name}"] = table.iloc[position].set_axis(one.obs_names)
+
+    def _expected_table(self, modality: str) -> pd.DataFrame:
+        import pandas as pd
+
+        described = self.cells.layout.modalities[self.modality(modality)]
+        size = 10_000 if described.kind == "counts" else None
+        return pd.DataFrame(self.expected(modality, size=size), columns=list(described.names))
 
     def _positions(self, adata: ad.AnnData, name: str = "") -> Int[np.ndarray, " n"]:
         """Where the cells of a table, which was read under a name, are among these."""

@@ -24,7 +24,7 @@ from chreode.loop import Call
 from chreode.recipe import Recipe, named
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import anndata as ad
     import mudata as md
@@ -190,9 +190,9 @@ class FittedModel:
         name = self.embedded.modality(modality)
         return scores(self, read(source, like=self), modalities=[name], seed=seed)[name]
 
-    def write(self, adata: ad.AnnData | Mapping[str, ad.AnnData]) -> None:
+    def write(self, adata: ad.AnnData | Mapping[str, ad.AnnData], *, expected: Sequence[str] = ()) -> None:
         """Write embedding, components and provenance into the user's data; see `Embedded.write`."""
-        self.embedded.write(adata)
+        self.embedded.write(adata, expected=expected)
 
     def cite(self) -> str:
         """BibTeX for exactly the parts used."""
