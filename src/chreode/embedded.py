@@ -264,7 +264,7 @@ class Embedded:
 
         described = self.cells.layout.modalities[self.modality(modality)]
         size = 10_000 if described.kind == "counts" else None
-        return pd.DataFrame(self.expected(modality, size=size), columns=list(described.names))
+        return pd.DataFrame(self.expected(modality, size=size), columns=pd.Index(described.names))
 
     def _positions(self, adata: ad.AnnData, name: str = "") -> Int[np.ndarray, " n"]:
         """Where the cells of a table, which was read under a name, are among these."""
