@@ -15,8 +15,8 @@ they stand in a table of their own.
 A protein's prediction is judged by the correlation over tested cells of log1p expected and log1p measured
 counts: over all, and within cell types (mean over types of at least 20 tested cells, weighted by their
 number); means over proteins. *Shares* are the same with each cell's counts scaled to the median total of the
-fitted cells, expected and measured alike: multiDGD expects no totals. *With totals* it is given each tested
-cell's, as the mean (of logs) of the 50 fitted cells with the nearest codes. Beside: the mean of the tested
+fitted cells, expected and measured alike. With *predicted totals*, multiDGD's proteins are expected at the
+total that it predicts for each tested cell (``size="predicted"``). Beside: the mean of the tested
 cell's own type, which no method knows (within a type it has no correlation), and the mean of the 50 nearest
 fitted cells on 20 principal components of RNA, both of log1p counts.
 
@@ -95,9 +95,7 @@ def ours(split: Split, *, seed: int, epochs: int | None) -> dict[str, Any]:
     found["projecting"] = time.perf_counter() - start
     names = list(split.mdata["prot"].var_names)
     found["expected"] = projected.expected("prot", size=split.total, features=names)
-    _, rows = NearestNeighbors(n_neighbors=50).fit(found["codes"]).kneighbors(projected.embedding)
-    logged = np.log(np.asarray(split.proteins.sum(1)).ravel())
-    found["with totals"] = found["expected"] / split.total * np.exp(logged[rows].mean(1))[:, None]
+    found["with totals"] = projected.expected("prot", size="predicted", features=names)
     return found
 
 
@@ -181,7 +179,7 @@ def grouped(found: dict[str, Any], split: Split) -> dict[str, float]:
     return told
 
 
-OURS, TOTALS = "multiDGD", "multiDGD, with totals"
+OURS, TOTALS = "multiDGD", "multiDGD, predicted totals"
 COLUMNS = {
     "overall": "overall",
     "within": "within types",

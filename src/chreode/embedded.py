@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from chreode import storage
 from chreode.axes import Float, Int, Tensor
 from chreode.cells import Cells, Layout, Reading
 from chreode.errors import InputError
-from chreode.expected import blank, expected
+from chreode.expected import blank, expected, totals
 from chreode.io.schema import listing, nearest
 from chreode.words import many
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Embedded"]
 
+_KEPT = ("size", "present", "covariates", "panels", "panel")  # of cells, in a saved model
 _LIMIT = 2_000_000_000  # bytes of an array that expected() will build
 
 
@@ -138,7 +139,7 @@ class Embedded:
         self,
         modality: str | None = None,
         *,
-        size: float | None = None,
+        size: float | Literal["predicted"] | None = None,
         features: Sequence[str] | None = None,
         borrow: bool = True,
     ) -> np.ndarray:
@@ -155,7 +156,8 @@ class Embedded:
         size
             Size factor to decode at. Of counts, 1 gives proportions (less what dropout loses, where the
             likelihood has it) and is the default, 10,000 gives counts per ten thousand. Of zeros and ones,
-            how many ones a cell has; by default as many as the average cell.
+            how many ones a cell has; by default as many as the average cell. ``"predicted"`` decodes each
+            cell at its own `totals`: so are expected counts, as in a modality that was not measured.
         features
             Names; all by default.
         borrow
@@ -183,13 +185,32 @@ class Embedded:
         self,
         modality: str | None = None,
         *,
-        size: float | None = None,
+        size: float | Literal["predicted"] | None = None,
         features: Sequence[str] | None = None,
         borrow: bool = True,
     ) -> Iterator[tuple[slice, np.ndarray]]:
         """`expected`, a few cells at a time: pairs of rows and values."""
         name = self.modality(modality)
         yield from expected(self, name, size=size, columns=self._columns(name, features), borrow=borrow)
+
+    def totals(self, modality: str | None = None) -> np.ndarray:
+        """How many molecules, or ones, to expect of a modality in each cell, ``n``.
+
+        From the cell's code and from how many there are of its other modalities, not from its own in this
+        one: see `chreode.decoders.totals.Totals`. A likelihood of counts is given the total; where a modality
+        was not measured there is none, and this takes its place.
+
+        Parameters
+        ----------
+        modality
+            The first by default.
+
+        Raises
+        ------
+        InputError
+            When values are continuous, or the model is not one of several modalities.
+        """
+        return totals(self, self.modality(modality))
 
     def do(self, **levels: str | float | None) -> Embedded:
         """The same codes under other levels: ``embedded.do(batch="plate 2").expected()``.
@@ -252,9 +273,10 @@ class Embedded:
         InputError
             When a cell of the table is not among these, and as `expected` does.
         """
-        tables = {name: self._expected_table(name) for name in expected}
         several: Mapping[str, ad.AnnData] = adata if isinstance(adata, Mapping) else {"": adata}
-        for one, position in [(one, self._positions(one, name)) for name, one in several.items()]:
+        places = [(one, self._positions(one, name)) for name, one in several.items()]
+        tables = {name: self._expected_table(name) for name in expected}
+        for one, position in places:
             self._write(one, position)
             for name, table in tables.items():
                 one.obsm[f"{self.recipe}_expected_{name}"] = table.iloc[position].set_axis(one.obs_names)
@@ -303,9 +325,9 @@ class Embedded:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a saved model keeps of these cells: codes, sizes, presence, covariates; never counts."""
+        """What a saved model keeps of these cells: codes, sizes, panels, covariates; never counts."""
         kept = {f"codes.{k}": v for k, v in self.codes.items()}
-        for field in ("size", "present", "covariates"):
+        for field in _KEPT:
             kept |= {f"{field}.{k}": v for k, v in getattr(self.cells, field).items()}
         return kept | {"trained": torch.from_numpy(self.trained.copy())}
 
@@ -326,7 +348,7 @@ class Embedded:
         def under(field: str) -> dict[str, Any]:
             return {k.removeprefix(f"{field}."): v for k, v in kept.items() if k.startswith(f"{field}.")}
 
-        parts: dict[str, Any] = {field: under(field) for field in ("size", "present", "covariates")}
+        parts: dict[str, Any] = {field: under(field) for field in _KEPT}
         cells = Cells(layout, names=names, measured={}, reading=reading, **parts)
         trained = kept["trained"].numpy() if "trained" in kept else np.zeros(0, dtype=bool)
         return cls(module, cells, under("codes"), code=code, recipe=recipe, trained=trained)

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
+from chreode.decoders.totals import log_totals
+from chreode.memory import cells_at_a_time
 from chreode.optim import codebooks
 from chreode.plan import Event, Moment
 from chreode.priors.placement import count_communities
 from chreode.priors.weights import weight_precision
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from chreode.axes import Tensor
+
 __all__ = [
     "centre_decoder",
     "follow",
+    "learn_totals",
     "move_dead_components",
     "place_levels",
     "place_means",
@@ -68,6 +78,24 @@ def weigh_readout(*, every: int = 1) -> Event:
             )
 
     return Event("weigh readout", do, every=every)
+
+
+def learn_totals() -> Event:
+    """After the last epoch: what totals codes go along with, for modalities that a cell lacks."""
+
+    def do(moment: Moment) -> None:
+        decoder = moment.model.decoder
+
+        def batches() -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+            step = cells_at_a_time(moment.cells.layout.width, most=_SAMPLE)
+            for some in torch.arange(len(moment.cells)).split(step):
+                cells = moment.cells[some]
+                codes = {name: latent.infer(cells, None).z for name, latent in moment.model.latents.items()}
+                yield decoder.units(codes, cells), log_totals(decoder, codes, cells)
+
+        decoder.totals.learn(batches, total=moment.total)
+
+    return Event("learn totals", do, at="end")
 
 
 def start_means(latent: str) -> Event:

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
 from chreode.axes import Float, Int, Tensor
 from chreode.cells import Cells, Layout
+from chreode.decoders.totals import log_totals
+from chreode.errors import InputError
 from chreode.memory import cells_at_a_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["blank", "expected"]
+__all__ = ["blank", "expected", "totals"]
 
 
 def expected(
-    embedded: Any, modality: str, *, size: float | None, columns: Int[Tensor, " f"] | None, borrow: bool
+    embedded: Any,
+    modality: str,
+    *,
+    size: float | Literal["predicted"] | None,
+    columns: Int[Tensor, " f"] | None,
+    borrow: bool,
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """What the decoder expects, a few cells at a time; see `chreode.embedded.Embedded.expected`.
 
@@ -29,7 +36,7 @@ def expected(
     modality
         Of the model.
     size
-        Size factor to decode at; None for that of `blank`.
+        Size factor to decode at; None for that of `blank`, ``"predicted"`` for the `totals`.
     columns
         Positions of features; None for all.
     borrow
@@ -40,14 +47,15 @@ def expected(
     Rows, and values of these cells by features.
     """
     loans = _loans(embedded, modality, columns) if borrow else []
+    at_size = torch.from_numpy(totals(embedded, modality)) if size == "predicted" else size
     step = cells_at_a_time(embedded.cells.layout.width, most=1024)
     for at in range(0, len(embedded), step):
         rows = torch.arange(at, min(at + step, len(embedded)))
-        mean = _mean(embedded, modality, rows, size)
+        mean = _mean(embedded, modality, rows, at_size)
         for borrowers, lenders in loans:
             here = borrowers[rows].nonzero().squeeze(1)
             if len(here):
-                lent = [_mean(moved, modality, rows[here], size) * whose for moved, whose in lenders]
+                lent = [_mean(moved, modality, rows[here], at_size) * whose for moved, whose in lenders]
                 times = torch.stack([whose for _, whose in lenders]).sum(0)
                 average = torch.stack(lent).sum(0) / times.clamp_min(1)
                 mean[here] = torch.where(times > 0, average, mean[here])
@@ -56,9 +64,42 @@ def expected(
 
 
 @torch.no_grad()
-def _mean(embedded: Any, modality: str, rows: Int[Tensor, " n"], size: float | None) -> Float[Tensor, "n g"]:
+def totals(embedded: Any, modality: str) -> Float[np.ndarray, " n"]:
+    """See `chreode.embedded.Embedded.totals`."""
+    layout, decoder = embedded.cells.layout, embedded.module.decoder
+    described = layout.modalities[modality]
+    if described.kind == "continuous":
+        msg = (
+            f"Expected a modality of counts, or of zeros and ones, whose totals vary; found {modality!r}, "
+            "which is continuous. Leave size out."
+        )
+        raise InputError(msg)
+    part = getattr(decoder, "totals", None)
+    if part is None or not bool(part.learned):
+        msg = (
+            "Expected a model that has learned what totals go with codes; found one that has not. Fit with "
+            "multidgd, or give size= a number."
+        )
+        raise InputError(msg)
+    found = []
+    for rows in torch.arange(len(embedded)).split(cells_at_a_time(layout.width, most=1024)):
+        codes = {name: z[rows] for name, z in embedded.codes.items()}
+        cells = embedded.cells[rows]
+        logs = log_totals(decoder, codes, cells)
+        at = list(layout.modalities).index(modality)
+        found.append(part(decoder.units(codes, cells), logs)[:, at].cpu().numpy())
+    return np.concatenate(found) if found else np.zeros(0, dtype=np.float32)
+
+
+@torch.no_grad()
+def _mean(
+    embedded: Any, modality: str, rows: Int[Tensor, " n"], size: float | Tensor | None
+) -> Float[Tensor, "n g"]:
     """What is expected in some cells with every feature measured."""
-    some = blank(embedded.cells.layout, len(rows), size=size)
+    layout = embedded.cells.layout
+    some = blank(layout, len(rows), size=size if isinstance(size, float | int) else None)
+    if isinstance(size, Tensor):
+        some = some.replace(size={**some.size, modality: size[rows]})
     some = some.replace(covariates={k: v[rows] for k, v in embedded.cells.covariates.items()})
     return embedded.module.decoder({n: z[rows] for n, z in embedded.codes.items()}, some)[modality].mean
 

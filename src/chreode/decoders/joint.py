@@ -10,6 +10,7 @@ from torch import nn
 from chreode.axes import Float, Tensor
 from chreode.decoders.hidden import Hidden
 from chreode.decoders.readout import Readout
+from chreode.decoders.totals import Totals
 from chreode.named import Named
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Joint(nn.Module):
         widths = {m: max(least, math.isqrt(layout.modalities[m].n_features)) for m in heads}
         self.branches = Named({m: _branch(hidden[-1], width) for m, width in widths.items()})
         self.readout = Readout(layout, widths, heads, columns=columns)
+        self.totals = Totals(widths)
 
     def forward(self, z: Mapping[str, Float[Tensor, "n d"]], cells: Cells) -> dict[str, Observed]:
         """Decode codes under the cells' conditions and sizes, every modality; counts are never looked at."""

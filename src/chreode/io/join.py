@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,7 +61,8 @@ def join(
     modalities = {
         m: _joined(m, layouts, like) for m in dict.fromkeys(m for v in layouts.values() for m in v.modalities)
     }
-    n, said = sum(len(cells) for cells in sets.values()), ()
+    n = sum(len(cells) for cells in sets.values())
+    said: tuple[str, ...] = ()
     covariates, values = _columns(sets, like)
     if role is not None:
         if SOURCE in covariates and like is None:
@@ -96,12 +97,12 @@ def join(
 
 def _refuse_strangers(layouts: Mapping[str, Layout]) -> None:
     """Refuse a set that has a modality with others, but no feature of it."""
+    held = Counter((m, f) for v in layouts.values() for m, d in v.modalities.items() for f in set(d.names))
+    shared = Counter(m for v in layouts.values() for m in v.modalities)
     for name, layout in layouts.items():
         for m, described in layout.modalities.items():
-            others = [
-                v.modalities[m].names for one, v in layouts.items() if one != name and m in v.modalities
-            ]
-            if others and set(described.names).isdisjoint(chain(*others)):
+            # Each is held here: those that others hold too are counted more than once.
+            if shared[m] > 1 and all(held[m, f] == 1 for f in described.names):
                 rest = listing(one for one in layouts if one != name)
                 msg = (
                     f"Expected sets of cells that share features of {m!r}, by whose names they are joined; "

@@ -12,6 +12,7 @@ from chreode.errors import InputError
 from chreode.events import (
     centre_decoder,
     follow,
+    learn_totals,
     move_dead_components,
     place_means,
     start_codes,
@@ -112,6 +113,7 @@ def multidgd(
     decoder.readout.shrink(_PRECISION)
     events += [place_means("basal", at=place_at, components=components)]
     events += [follow("basal"), move_dead_components("basal"), weigh_readout()]
+    events += [learn_totals()]
     plan = Plan(events=tuple(events)).with_steps(_STEPS, n_cells=layout.n_cells)
     return Build(
         LatentModel(latents, decoder), Objective(*terms), replace(plan, lr={**plan.lr, "codes": code_lr})
