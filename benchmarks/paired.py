@@ -18,8 +18,8 @@ RNA. Differences are paired by cell or peak, with a bootstrap interval. MultiVI 
 is left out, which is how it is told so; of its accessibilities, these times its own depth of the cell, and
 these times the peaks seen in the cell, each column takes what does it most good; of its proportions, these
 or what is left of them once zeros are inflated (where the fit is one that kept them). Ours is decoded at the
-depth that was seen, or, from RNA, at the one it predicts (``size="predicted"``). The treatment time is told by 15 neighbours of the fitted cells' codes in
-five folds.
+depth that was seen, or, from RNA, at the one it predicts (``size="predicted"``). The treatment time is told
+by 15 neighbours of the fitted cells' codes in five folds.
 
 ``--folder`` keeps what was fitted, so that a run can go on: empty it when chreode changes.
 """

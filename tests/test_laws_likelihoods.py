@@ -18,10 +18,10 @@ from chreode.likelihoods.closed import rising
 from chreode.likelihoods.counts import NegativeBinomialCounts
 
 N, G = 7, 60
-COUNTS = ("nb", "poisson", "zinb")
+COUNTS = ("nb", "nb_free", "poisson", "zinb")
 BINARY = ("bernoulli", "accessibility")
 ALL = tuple(heads)
-WITH_PARAMETERS = ("nb", "zinb", "normal")
+WITH_PARAMETERS = ("nb", "nb_free", "zinb", "normal")
 
 
 @pytest.fixture(autouse=True, params=["fused", "passes"])
@@ -49,7 +49,7 @@ class Case:
 def make(name: str, g: int, **arguments: Any) -> Any:
     if name == "normal":
         arguments = {"learned": True, "scale": torch.logspace(-1, 1, g), **arguments}
-    elif name in ("nb", "zinb"):
+    elif name in ("nb", "nb_free", "zinb"):
         # From nearly all zeros to nearly Poisson.
         arguments = {"init": torch.logspace(-6, 8, g)[torch.randperm(g)], **arguments}
     return heads[name](g, **arguments)
@@ -78,6 +78,11 @@ def case(
     return Case(name, head, raw.double(), size.double(), x.double(), mask)
 
 
+def usual_of(low: torch.Tensor) -> torch.Tensor:
+    """What `nb_free` divides by before training: the number of features that were measured."""
+    return torch.isfinite(low).sum(1, keepdim=True)
+
+
 def reference(c: Case, raw: torch.Tensor, parameter: torch.Tensor | None) -> torch.Tensor:
     """Log probability of every value, in plain float64 autograd, masked ones zero."""
     g, x = c.x.shape[1], c.x
@@ -90,7 +95,10 @@ def reference(c: Case, raw: torch.Tensor, parameter: torch.Tensor | None) -> tor
     elif c.name == "normal":
         value = torch.distributions.Normal(raw, parameter.exp(), validate_args=False).log_prob(x)
     else:
-        log_mu = (torch.log_softmax(low, 1) + c.size[:, None].clamp_min(1e-300).log()).clamp_min(-700)
+        share = torch.log_softmax(low, 1)
+        if c.name == "nb_free":
+            share = low - usual_of(low).log()
+        log_mu = (share + c.size[:, None].clamp_min(1e-300).log()).clamp_min(-700)
         mu = log_mu.exp()
         if c.name == "poisson":
             value = x * log_mu - mu - torch.lgamma(x + 1)
@@ -361,7 +369,7 @@ def test_gradcheck(name, masked):
     if name == "nb":
         c.head.log_theta.data = torch.linspace(-3, 5, 5).double()
     c.head.double()
-    if name in ("nb", "zinb"):
+    if name in ("nb", "nb_free", "zinb"):
         c.head.log_theta.data.clamp_(-4, 6)
 
     def value(raw: torch.Tensor, size: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
@@ -437,7 +445,7 @@ def test_same_bits_twice(name):
 def test_samples_have_the_mean_variance_and_zeros_of_theory(name):
     draws, g = 40_000, 4
     arguments = {"scale": torch.tensor([0.5, 1.0, 2.0, 3.0])} if name == "normal" else {}
-    if name in ("nb", "zinb"):
+    if name in ("nb", "nb_free", "zinb"):
         arguments = {"init": torch.tensor([0.5, 2.0, 30.0, 1e5])}
     head = make(name, g, **arguments)
     raw = torch.randn(1, head.outputs * g, generator=torch.Generator().manual_seed(1)).expand(draws, -1)
@@ -508,7 +516,7 @@ def test_centred_outputs_predict_the_mean_of_the_data(name):
     torch.testing.assert_close(mean, x.mean(0), rtol=0.02, atol=0.01)
 
 
-@pytest.mark.parametrize("name", ["nb", "zinb"])
+@pytest.mark.parametrize("name", ["nb", "nb_free", "zinb"])
 def test_dispersion_stays_above_its_floor_and_in_its_range(name):
     head = heads[name](3, init=2.0, floor=1.0)
     torch.testing.assert_close(head.theta, torch.full((3,), 2.0))

@@ -232,6 +232,19 @@ def test_softmax_keeps_the_total_and_other_likelihoods_answer(paired):
         linkage(alone, "gene7")
 
 
+def test_peaks_of_free_totals_need_not_make_up_for_each_other(paired):
+    model, sums = None, {}
+    for head in ("nb", "nb_free"):
+        recipe = ch.recipes.multidgd(dim=3, components=2, likelihood={"atac": head})
+        model = ch.fit(ch.read(paired), recipe, epochs=20, seed=0, progress=False)
+        links = linkage(model, "gene7", null=20)
+        sums[head] = abs(links["effect"].sum()) / links["effect"].abs().sum()
+    assert sums["nb"] < 1e-4
+    assert sums["nb_free"] > 0.01
+    total = model.embedded.expected("atac").sum(1)
+    assert total.mean() == pytest.approx(1, abs=0.1)
+
+
 def test_without_counts_the_upper_half_of_the_cells_moves(model, tmp_path):
     model.save(tmp_path / "m")
     loaded = ch.load(tmp_path / "m")

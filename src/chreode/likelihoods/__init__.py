@@ -11,10 +11,12 @@ from chreode.likelihoods.accessibility import Accessibility
 from chreode.likelihoods.binary import Bernoulli
 from chreode.likelihoods.continuous import Normal
 from chreode.likelihoods.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
+from chreode.likelihoods.free import FreeNegativeBinomial
 
 __all__ = [
     "Accessibility",
     "Bernoulli",
+    "FreeNegativeBinomial",
     "NegativeBinomial",
     "Normal",
     "Poisson",
@@ -25,6 +27,7 @@ __all__ = [
 
 heads: dict[str, type[nn.Module]] = {
     "nb": NegativeBinomial,
+    "nb_free": FreeNegativeBinomial,
     "poisson": Poisson,
     "zinb": ZeroInflatedNegativeBinomial,
     "bernoulli": Bernoulli,

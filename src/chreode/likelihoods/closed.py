@@ -58,10 +58,13 @@ def score_negative_binomial(
     inputs: tuple[Tensor, ...],
     wanted: tuple[bool, ...],
     weight: Tensor | None,
+    *,
+    free: bool = False,
 ) -> Scored:
     r"""Score of `NegativeBinomial`; with :math:`r = \mu/\theta`, its dense part is :math:`-\theta\log(1+r)`.
 
-    With :math:`e` the gradient to :math:`\log\mu`, that to the logits is :math:`e - \rho \sum e`.
+    With :math:`e` the gradient to :math:`\log\mu`, that to the logits is :math:`e - \rho \sum e`; where the
+    means are ``free`` it is :math:`e` alone.
     """
     raw, size, log_theta = inputs
     logits, size = masked(raw, mask).contiguous(), size.clamp_min(NO_SIZE)
@@ -73,7 +76,9 @@ def score_negative_binomial(
         _dense_value(share, size, theta, value)
         return value, [None, None, None]
     by_log_mu = entries.sum_rows(pull)
-    by_theta = _dense_gradients(entries, pull, share, size, theta, value, by_log_mu, weight, wanted)
+    by_theta = _dense_gradients(
+        entries, pull, share, size, theta, value, by_log_mu, weight, wanted, free=free
+    )
     by_size = by_log_mu / size if wanted[1] else None
     return value, [share if wanted[0] else None, by_size, _summed(entries, by_theta, slope, weight)]
 
@@ -214,6 +219,8 @@ def _dense_gradients(
     by_log_mu: Tensor,
     weight: Tensor | None,
     wanted: tuple[bool, ...],
+    *,
+    free: bool,
 ) -> Tensor | None:
     """Add the dense part to ``value`` and ``by_log_mu``; turn ``share`` into the gradient to the logits."""
     inverse = 1 / theta
@@ -236,7 +243,7 @@ def _dense_gradients(
         by_log_mu[rows] += bend.sum(1)
         _accumulate(tilt, bend, weight, rows, -1)
         if wanted[0]:
-            torch.addcmul(bend, part, by_log_mu[rows, None], value=-1, out=part)
+            torch.addcmul(bend, part, by_log_mu[rows, None], value=0 if free else -1, out=part)
             # While the block is in the cache.
             entries.add_to(share, pull, rows)
     if tilt is None:

@@ -61,7 +61,7 @@ class Poisson(nn.Module):
         self, raw: Float[Tensor, "n g"], size: Float[Tensor, " n"], mask: Bool[Tensor, "n g"] | None
     ) -> PoissonCounts:
         """The distribution for some decoder outputs."""
-        return PoissonCounts(raw, size, mask)
+        return PoissonCounts(raw, _known(size), mask)
 
     def centre(self, bias: Float[Tensor, " g"], total: Float[Tensor, " g"], n_cells: int) -> None:
         """Set output biases, in place, to the mean profile of ``n_cells`` cells with these totals."""
@@ -133,7 +133,7 @@ class NegativeBinomial(nn.Module):
         self, raw: Float[Tensor, "n g"], size: Float[Tensor, " n"], mask: Bool[Tensor, "n g"] | None
     ) -> NegativeBinomialCounts:
         """The distribution for some decoder outputs."""
-        return NegativeBinomialCounts(raw, size, mask, _dispersion(self.log_theta, self.floor))
+        return NegativeBinomialCounts(raw, _known(size), mask, _dispersion(self.log_theta, self.floor))
 
     def centre(self, bias: Float[Tensor, " g"], total: Float[Tensor, " g"], n_cells: int) -> None:
         """Set output biases, in place, to the mean profile of ``n_cells`` cells with these totals."""
@@ -200,7 +200,7 @@ class ZeroInflatedNegativeBinomial(nn.Module):
         self, raw: Float[Tensor, "n gg"], size: Float[Tensor, " n"], mask: Bool[Tensor, "n g"] | None
     ) -> ZeroInflatedCounts:
         """The distribution for some decoder outputs."""
-        return ZeroInflatedCounts(raw, size, mask, _dispersion(self.log_theta, self.floor))
+        return ZeroInflatedCounts(raw, _known(size), mask, _dispersion(self.log_theta, self.floor))
 
     def centre(self, bias: Float[Tensor, " g"], total: Float[Tensor, " g"], n_cells: int) -> None:
         """Set output biases, in place, to the mean profile of ``n_cells`` cells with these totals."""
@@ -261,11 +261,13 @@ class NegativeBinomialCounts:
 
     def log_prob(self, measured: Measured) -> Float[Tensor, " n"]:
         """Log probability of each cell's counts, in nats."""
+        return self._scored(measured, self._size, free=False)
+
+    def _scored(self, measured: Measured, size: Tensor, *, free: bool) -> Float[Tensor, " n"]:
         entries = NonZeros.of(measured, mask=self._mask, like=self._raw)
         fused = compiled_for(self._raw)
         way = fused.score_negative_binomial if fused else score_negative_binomial
-        score = partial(way, entries, self._mask)
-        return log_prob(score, self._raw, self._size, self._log_theta)
+        return log_prob(partial(way, entries, self._mask, free=free), self._raw, size, self._log_theta)
 
     @property
     def proportions(self) -> Float[Tensor, "n g"]:
@@ -344,6 +346,11 @@ class ZeroInflatedCounts:
         counts = _draw(self._kept, self._log_theta, generator)
         lost = torch.rand(counts.shape, generator=generator, dtype=counts.dtype, device=counts.device)
         return counts.masked_fill_(lost < torch.sigmoid(self._dropout.detach()), 0)
+
+
+def _known(size: Tensor) -> Tensor:
+    # The usual size of zeros and ones is unknown (nan); of counts it is one.
+    return size.nan_to_num(1.0)
 
 
 def _centre(bias: Tensor, total: Tensor) -> None:

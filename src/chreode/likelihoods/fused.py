@@ -222,8 +222,11 @@ def _to_logits(share, pull, total):
 
 
 @_loop
-def _cell(logits, size, weight, theta, inverse, col, x, pull, work, gradient, by_theta):
-    """Value and gradient to the log size of one cell; its gradients to the logits and to log theta."""
+def _cell(logits, size, weight, theta, inverse, col, x, pull, work, gradient, by_theta, tied):
+    """Value and gradient to the log size of one cell; its gradients to the logits and to log theta.
+
+    Logits whose softmax ties them (1, not 0) share the latter.
+    """
     largest = _largest(logits)
     total = _exponentials(logits, largest, gradient)
     value, down = _without_counts(gradient, _F4(1) / total, size, weight, theta, inverse, pull, by_theta)
@@ -237,7 +240,7 @@ def _cell(logits, size, weight, theta, inverse, col, x, pull, work, gradient, by
     at_counts, up = _with_counts(x, logit, mean, there, log_scale)
     # What the rounding lost counts once a molecule, and deep cells have many.
     value -= _F4(x.sum() * (exact - log_scale))
-    _to_logits(gradient, pull, up - down)
+    _to_logits(gradient, pull, tied * (up - down))
     for k in range(n):
         j = np.uint32(col[k])
         gradient[j] += mean[k]
@@ -247,7 +250,7 @@ def _cell(logits, size, weight, theta, inverse, col, x, pull, work, gradient, by
 
 def _negative_binomial(addresses):
     """One thread's cells."""
-    n, g, nnz, n_threads = _array(addresses[0], (4,), _I8)
+    n, g, nnz, n_threads, tied = _array(addresses[0], (5,), _I8)
     crow, col = _array(addresses[1], (n + 1,), _I8), _array(addresses[2], (nnz,), _I4)
     x = _array(addresses[3], (nnz,), _F4)
     logits = _array(addresses[4], (n, g), _F4)
@@ -266,7 +269,7 @@ def _negative_binomial(addresses):
         here = slice(crow[i], crow[i + 1])
         value[i], by_log_size[i] = _cell(
             logits[i], size[i], weight[i], theta, inverse, col[here], x[here], pull, work, gradient[i],
-            by_theta[this],
+            by_theta[this], _F4(tied),
         )  # fmt: skip
 
 
@@ -342,6 +345,8 @@ def score_negative_binomial(
     inputs: tuple[Tensor, ...],
     wanted: tuple[bool, ...],
     weight: Tensor | None,
+    *,
+    free: bool = False,
 ) -> Scored:
     """The same as `chreode.likelihoods.closed.score_negative_binomial`, in float32 on the CPU."""
     raw, size, log_theta = inputs
@@ -355,7 +360,7 @@ def score_negative_binomial(
     run(
         _negative_binomial.address,
         [
-            torch.tensor([n, g, len(entries.value), count]),
+            torch.tensor([n, g, len(entries.value), count, not free]),
             *(entries.crow, entries.narrow, entries.value),
             *(logits, size, torch.ones_like(size) if weight is None else weight),
             *(theta, 1 / theta),

@@ -70,9 +70,9 @@ def linkage(
     them. Peaks that share a programme with the gene cannot be told from its direct targets, nor the gene
     from the others of its programme: a link says that the two go together across cells, not that one
     acts on the other. Where the likelihood is a softmax (counts) the modality's total is constant, so that
-    closing some peaks opens others; the Bernoulli likelihood of zeros and ones has no such constraint.
-    The standard error is over cells, for the decoder as it is; it does not know that the fit could have
-    come out otherwise.
+    closing some peaks opens others; the Bernoulli likelihood of zeros and ones has no such constraint, nor
+    has ``nb_free`` of counts. The standard error is over cells, for the decoder as it is; it does not know
+    that the fit could have come out otherwise.
 
     Parameters
     ----------

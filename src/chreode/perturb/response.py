@@ -82,8 +82,8 @@ class Push:
             step = way * self._steps(self._gradients(z, decode, [columns]))[:, 0]
             with torch.no_grad():
                 here, there = decode(z), decode(z + step)
-                before = here[self.target].proportions.double()
-                change = there[self.target].proportions.double() - before
+                before = here[self.target].mean.double()
+                change = there[self.target].mean.double() - before
                 risen += float((self._level(there, columns) - self._level(here, columns)).sum())
             total = total + torch.stack([before.sum(0), change.sum(0), change.square().sum(0)])
         before, change, squares = total.unbind()
@@ -103,7 +103,7 @@ class Push:
             steps = self._steps(self._gradients(z, decode, sets))
 
             def slope(along: Tensor, z: Tensor = z, decode: Decode = decode) -> Tensor:
-                return torch.func.jvp(lambda x: decode(x)[self.target].proportions, (z,), (along,))[1]
+                return torch.func.jvp(lambda x: decode(x)[self.target].mean, (z,), (along,))[1]
 
             axes = torch.eye(dim, dtype=z.dtype, device=z.device)[:, None].expand(dim, *z.shape)
             with torch.no_grad():
@@ -118,8 +118,8 @@ class Push:
         return torch.cat([self._steps(self._gradients(z, decode, [columns]))[:, 0] for z, decode in blocks])
 
     def _level(self, observed: Mapping[str, Observed], columns: Tensor) -> Float[Tensor, " n"]:
-        """What is pushed: the genes' mean log proportion, or their mean where values may be negative."""
-        values = observed[self.source].proportions[:, columns]
+        """What is pushed: the genes' mean log expectation, or their mean where values may be negative."""
+        values = observed[self.source].mean[:, columns]
         if self.embedded.cells.layout.modalities[self.source].kind != "continuous":
             values = values.clamp_min(torch.finfo(values.dtype).tiny).log()
         return values.mean(1)
@@ -146,8 +146,8 @@ def spread(codes: Float[Tensor, "n d"]) -> float:
 
 @torch.no_grad()
 def mean_level(embedded: Embedded, rows: Int[Tensor, " n"], modality: str) -> Float[Tensor, " g"]:
-    """Mean expected proportion of every feature over some cells."""
-    parts = [decode(z)[modality].proportions.double().sum(0) for z, decode in _blocks(embedded, rows)]
+    """Mean of what is expected of every feature over some cells."""
+    parts = [decode(z)[modality].mean.double().sum(0) for z, decode in _blocks(embedded, rows)]
     return torch.stack(parts).sum(0) / len(rows)
 
 

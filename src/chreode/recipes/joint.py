@@ -51,7 +51,7 @@ def multidgd(
     dim: Annotated[int, Field(ge=1, le=512)] = 20,
     components: Annotated[int, Field(ge=1, le=1000)] | None = None,
     hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1)] = (100, 100),
-    likelihood: dict[str, Literal["nb", "poisson", "zinb", "accessibility", "bernoulli", "normal"]]
+    likelihood: dict[str, Literal["nb", "nb_free", "poisson", "zinb", "accessibility", "bernoulli", "normal"]]
     | None = None,
     covariate_dim: Annotated[int, Field(ge=1, le=32)] = 2,
     covariance: Literal["tied", "diagonal", "isotropic", "full"] = "tied",
@@ -83,7 +83,7 @@ def multidgd(
         Widths of the trunk, which all modalities share.
     likelihood
         By modality; None takes those that the values ask for: negative binomial for counts, accessibility
-        for zeros and ones, normal for anything else.
+        for zeros and ones, normal for anything else. ``nb_free`` makes no feature pay for another's rise.
     drop
         Probability that a step on a cell of several modalities sees a random one of them only.
     covariate_dim

@@ -34,6 +34,7 @@ __all__ = [
 WORDS = {
     "nb": "negative binomial",
     "poisson": "Poisson",
+    "nb_free": "negative binomial without a fixed total",
     "zinb": "zero-inflated negative binomial",
     "bernoulli": "Bernoulli",
     "accessibility": "Bernoulli, by depth",
