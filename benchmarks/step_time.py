@@ -152,7 +152,7 @@ def profile(path: Path, *, steps: int = 20) -> str:
         rows = torch.arange(number * 128, (number + 1) * 128) % len(cells)
         values = step(cells[rows], 128.0)
         adam.zero_grad(set_to_none=True)
-        (128.0 * torch.stack(list(values.values())).sum()).backward()
+        (-128.0 * torch.stack(list(values.values())).sum()).backward()
         adam.step()
         for code in codes:
             code.step()

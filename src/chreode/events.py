@@ -54,6 +54,7 @@ def centre_decoder() -> Event:
 
 def weigh_readout(*, every: int = 1) -> Event:
     """After every epoch: the precision of the readout's weights by evidence, for each modality."""
+    sums: dict[str, Tensor] = {}  # of the cells that train, which stay the same
 
     @torch.no_grad()
     def do(moment: Moment) -> None:
@@ -63,7 +64,9 @@ def weigh_readout(*, every: int = 1) -> Event:
         for name, units in decoder.units(codes, some).items():
             output = decoder.readout.outputs[name]
             number = moment.total(cells.present[name].sum().double())
-            mean = moment.total(cells.column_sums(name).double()) / number.clamp_min(1)
+            if name not in sums:
+                sums[name] = moment.total(cells.column_sums(name).double())
+            mean = sums[name] / number.clamp_min(1)
             centred = units[some.present[name]] - units[some.present[name]].mean(0)
             many = moment.total(some.present[name].sum().double()).clamp_min(1)
             covariance = moment.total((centred.T @ centred).double()) / many

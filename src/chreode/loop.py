@@ -209,8 +209,9 @@ class _Rank:
             raise NonFinite(self.explain(cells, terms, number))
         if self.adam is not None:
             self.adam.zero_grad(set_to_none=True)
-        # Of the sum over cells, whose gradients are ones: the likelihood's need not be multiplied.
-        self.fabric.backward(share * torch.stack(list(values.values())).sum())
+        # Of minus the sum over cells: the gradients of their log probabilities are ones, by which nothing
+        # need be multiplied.
+        self.fabric.backward(-share * torch.stack(list(values.values())).sum())
         if self.adam is not None:
             self.adam.step()
         for adam in self.code_adams.values():

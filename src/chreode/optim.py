@@ -29,8 +29,8 @@ def codebooks(model: LatentModel) -> dict[str, Codebook]:
 def optimiser(model: LatentModel, plan: Plan) -> torch.optim.Optimizer | None:
     """Adam over decoder, encoders and priors, each at its own learning rate; None with nothing to learn.
 
-    Matrices of weights decay, apart from the gradient (AdamW); those of a `Product` that has a prior follow
-    its gradient instead, see `weigh_priors`.
+    It climbs: gradients are those of minus the loss. Matrices of weights decay, apart from the gradient
+    (AdamW); those of a `Product` that has a prior follow its gradient instead, see `weigh_priors`.
     """
     parts = {
         "decoder": model.decoder.parameters(),
@@ -53,7 +53,7 @@ def optimiser(model: LatentModel, plan: Plan) -> torch.optim.Optimizer | None:
         groups += [{"params": [p], "lr": plan.lr[name]} for p in learn if p in shrunk]
     # The fused kernel steps all parameters in one pass; the default loops cost more than the products.
     # Gradients are those of the sum over a minibatch; epsilon is meant for the mean's.
-    return torch.optim.Adam(groups, fused=True, eps=1e-8 * plan.minibatch) if groups else None
+    return torch.optim.Adam(groups, fused=True, maximize=True, eps=1e-8 * plan.minibatch) if groups else None
 
 
 def weigh_priors(adam: torch.optim.Optimizer, model: LatentModel, *, share: float) -> None:
@@ -113,7 +113,7 @@ class CodeAdam:
         self._sum = torch.zeros_like(weight) if update == "epoch" else None
 
     def step(self) -> None:
-        """Take the gradient of the rows just visited, and step them (or keep it for the epoch's end)."""
+        """Step the rows just visited by the gradient of minus the loss, or keep it for the epoch's end."""
         if self.codebook.visited is None:
             return
         index, rows = self.codebook.visited
@@ -121,9 +121,9 @@ class CodeAdam:
         if rows.grad is None:
             return
         if self._sum is not None:
-            self._sum[index] += rows.grad
+            self._sum[index] -= rows.grad
         else:
-            self._move(index, rows.grad)
+            self._move(index, -rows.grad)
 
     def end_epoch(self) -> None:
         """Step every row by the epoch's gradient, where codes are stepped once an epoch."""

@@ -138,9 +138,10 @@ def settle(
                     if cuts > 3:
                         break
                 previous = now
-            gradients = torch.autograd.grad(energy.sum(), list(leaves.values()))
+            # Of minus the energy, as in training: by ones nothing need be multiplied.
+            gradients = torch.autograd.grad(-energy.sum(), list(leaves.values()))
             for leaf, gradient in zip(leaves.values(), gradients, strict=True):
-                leaf.grad = gradient
+                leaf.grad = -gradient
             adam.step()
     return codes
 

@@ -79,12 +79,13 @@ class _Rounded(torch.autograd.Function):
         by_weight = torch.empty_like(weight) if by_weight_wanted else None
         by_bias = grad.new_empty(len(weight)) if by_bias_wanted else None
         by_x = torch.zeros_like(x) if by_x_wanted else None
-        short_x = x.bfloat16()
+        short_x, ones = x.bfloat16(), grad.new_ones(len(grad))
         # In blocks of outputs: what is rounded is as large as the weights, a block of it stays in the cache.
         for at in range(0, len(weight), _BLOCK):
             here = slice(at, at + _BLOCK)
             if by_bias is not None:
-                torch.sum(grad[:, here], 0, out=by_bias[here])
+                # A third of the time of a sum down the columns.
+                torch.mv(grad[:, here].t(), ones, out=by_bias[here])
             short = grad[:, here].bfloat16()
             if by_x is not None:
                 by_x += short @ weight[here].bfloat16()
