@@ -24,8 +24,9 @@ normalised, or these once zeros were inflated, whichever are better.
 
 ``--folder`` keeps what was fitted, so that hours can be spread over several runs; give it that of
 `paired.py` and MultiVI is not fitted twice to all cells of ``a549_scicar_dex``. ``--only theirs`` or
-``--only ours`` fits and writes no table. The smallest fractions come first, each with all its seeds. Delete
-what is ours (``multidgd-*``) from the folder when chreode changes.
+``--only ours`` fits and writes no table; ``--kept`` fits nothing and writes that of what both have fitted.
+The smallest fractions come first, each with all its seeds. Delete what is ours (``multidgd-*``) from the
+folder when chreode changes.
 """
 
 from __future__ import annotations
@@ -94,13 +95,23 @@ def unchanged(split: paired.Split, job: Path) -> None:
                 sys.exit(f"Expected the cells of this split in {job}; found others. Empty the folder.")
 
 
+def kept(method: str, folder: Path, seed: int, epochs: int | None, split: paired.Split) -> bool:
+    """Whether a fit lies in the folder."""
+    return (folder / f"{method}-{seed}-{epochs}-{len(split.fit)}.npz").exists()
+
+
 def fits(split: paired.Split, *, seed: int, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """What all methods, or those asked for, make of a split; kept in ``folder``."""
     most = {PEER: options.epochs}
     if options.longer and len(split.fit) <= FEW:
         most[LONGER] = options.longer
     found = {}
+    both = {"multivi": options.epochs, "multidgd": options.our_epochs}
+    if options.kept and not all(kept(m, folder, seed, epochs, split) for m, epochs in both.items()):
+        return found
     for name, epochs in most.items() if options.only != "ours" else ():
+        if options.kept and not kept("multivi", folder, seed, epochs, split):
+            continue
         unchanged(split, folder / f"multivi-{seed}-{epochs}-{len(split.fit)}.job.npz")
         how = {"epochs": epochs, "python": options.peers_python, "folder": folder}
         found[name] = paired.theirs(split, seed=seed, **how)
@@ -199,6 +210,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--fractions", type=float, nargs="+", help="each data set its own by default")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", choices=("ours", "theirs"), help="fit this, and write no table")
+    parser.add_argument("--kept", action="store_true", help="fit nothing: the table of what both have fitted")
     parser.add_argument("--epochs", type=int, help="of MultiVI; its own rule by default")
     parser.add_argument("--longer", type=int, help="epochs at most of a second MultiVI, where cells are few")
     parser.add_argument("--our-epochs", type=int)
@@ -210,10 +222,10 @@ def arguments() -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> dict[str, pd.DataFrame]:
     """Fit what is not kept yet, and judge; a table of runs each data set."""
-    kept = options.folder or Path(tempfile.mkdtemp())
+    folder = options.folder or Path(tempfile.mkdtemp())
     # A file is named by its number of cells alone: fits of a trial must not pass for others.
-    kept = kept / f"of-{options.cells}" if options.cells else kept
-    folders = {"a549": kept, "simulation": kept / "simulation"}
+    folder = folder / f"of-{options.cells}" if options.cells else folder
+    folders = {"a549": folder, "simulation": folder / "simulation"}
     asked = {name: sorted(options.fractions or FRACTIONS[name]) for name in options.data}
     work = [(f, name, seed) for name in asked for f in asked[name] for seed in options.seeds]
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in options.data}
@@ -222,6 +234,8 @@ def run(options: argparse.Namespace) -> dict[str, pd.DataFrame]:
         whole = split_of(name, seed=seed, cells=options.cells)
         split = fewer(whole, fraction, seed=seed)
         methods = fits(split, seed=seed, folder=folders[name], options=options)
+        if not methods:
+            continue
         rows: list[dict[str, Any]] = [
             {"method": m, "epochs": found["epochs"]} for m, found in methods.items()
         ]
