@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 
@@ -155,3 +157,46 @@ def test_too_few_genes_to_compare_with(paired):
     model = ch.fit(ch.read(few), recipe, epochs=1, seed=0, progress=False, device="cpu")
     with refused("found 11 other genes for null=100", "Fit more of them"):
         ch.linkage(model, "gene7")
+
+
+def test_proteins_beside_the_genes_are_said_not_to_be_read(paired, tmp_path):
+    adata = paired["rna"].copy()
+    names = [f"CD{k}" for k in range(5)]
+    proteins = np.random.default_rng(0).poisson(5, (120, 5))
+    adata.obsm["protein_expression"] = pd.DataFrame(proteins, index=adata.obs_names, columns=names)
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    for source in (adata, tmp_path / "cells.h5ad"):
+        (said,) = [m for m in ch.read(source).reading.messages if "protein_expression" in m]
+    assert "mudata.MuData({'rna': adata, 'prot': anndata.AnnData(adata.obsm['protein_expression'])})" in said
+    whole = mudata_of({"rna": adata, "prot": ad.AnnData(adata.obsm["protein_expression"])}, adata.obs.copy())
+    assert ch.read(whole).layout.modalities["prot"].names == tuple(names)
+
+
+def test_regions_of_ones_and_a_few_twos_are_said_to_be_counts(paired):
+    parts = {m: paired[m].copy() for m in ("rna", "atac")}
+    parts["atac"].X = sp.csr_matrix(parts["atac"].X)
+    parts["atac"].X.data[::20] = 2
+    data = mudata_of(parts, paired.obs.copy())
+    read = ch.read(data)
+    (said,) = [m for m in read.reading.messages if "it is read as counts" in m]
+    assert "1.05 in the mean, 2 at most" in said
+    assert read.layout.modalities["atac"].kind == "counts"
+    data["atac"].X.data[:] = 1
+    read = ch.read(data)
+    assert read.layout.modalities["atac"].kind == "binary"
+    assert not any("it is read as counts" in m for m in read.reading.messages)
+
+
+def test_a_column_of_two_modalities_is_one_where_they_agree(paired):
+    parts = {m: paired[m].copy() for m in ("rna", "atac")}
+    for part in parts.values():
+        part.obs["donor"] = np.where(np.arange(120) % 2, "a", "b")
+    parts["atac"] = parts["atac"][:90].copy()
+    data = mudata_of(parts, paired.obs.copy())
+    read = ch.read(data, batch="donor")
+    assert read.level_names("donor").tolist() == ["b", "a"] * 60
+    data["atac"].obs["donor"] = "a"
+    with refused("found others in 'atac' than in 'rna' for 45", "first: .cell0", "Say which is meant"):
+        ch.read(data, batch="donor")
+    data.obs["donor"] = data["rna"].obs["donor"]
+    assert set(ch.read(data, batch="donor").level_names("donor")) == {"a", "b"}

@@ -183,6 +183,17 @@ def test_names_that_are_no_file_names_are_written():
 # ---- what is refused, before anything is done
 
 
+def test_without_atac_the_last_modality_answers(folder):
+    with mudata.set_options(pull_on_update=False):
+        paired = mudata.read_h5mu(folder / "cells.h5mu")
+        mudata.MuData({"rna": paired["rna"], "peaks": paired["atac"]}).write("peaks.h5mu")
+    fit = ("fit", "peaks.h5mu", "--recipe", "multidgd", "--epochs", "1", "--no-report", "--out", "other")
+    assert chreode(*fit).code == 0
+    said = typed("other", "gene7", *FEW)
+    assert "of 90 features of peaks" in said
+    assert len(table("other/links/gene7.csv")) == 90
+
+
 def one_modality() -> None:
     small().write_h5ad("rna.h5ad")
     assert chreode("fit", "rna.h5ad", *QUICK, "--no-report", "--out", "alone").code == 0

@@ -232,8 +232,9 @@ def link(
     gene: Annotated[list[str], typer.Argument(metavar="GENE...", help="The gene; several act together.")],
     direction: Annotated[str, typer.Option(help="silence or activate.")] = "silence",
     modality: Annotated[
-        str, typer.Option(metavar="NAME", help="The one whose response is asked for.")
-    ] = "atac",
+        str | None,
+        typer.Option(metavar="NAME", help="Whose response is asked for; atac, or the last one, by default."),
+    ] = None,
     genes: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Where genes start, by the peaks' assembly: GTF, BED or CSV."),

@@ -65,7 +65,8 @@ def link(
     overwrite
         Whether what is there already may be replaced.
     asked
-        ``direction``, ``modality``, ``window``, ``step``, ``fraction``, ``null`` and ``seed`` of `linkage`.
+        ``direction``, ``modality`` (None for atac, or the last one), ``window``, ``step``, ``fraction``,
+        ``null`` and ``seed`` of `linkage`.
     """
     _check(asked, genes)
     where, facts = model_folder(folder)
@@ -75,7 +76,7 @@ def link(
     with fresh_file(out, suffix=".csv", overwrite=overwrite) as beside:
         starts = None if genes is None else read_genes(genes)
         model = load(where)
-        _check_model(model, asked["modality"])
+        asked = {**asked, "modality": _modality(model, asked["modality"])}
         counted = bool(facts) or data is not None
         chosen = None if only is None else _of_level(model.embedded, only)
         embedded = _with_counts(folder, facts, model=model, data=data) if counted else model.embedded
@@ -104,8 +105,10 @@ def _check(asked: Mapping[str, Any], genes: Path | None) -> None:
         raise InputError(msg)
 
 
-def _check_model(model: FittedModel, modality: str) -> None:
+def _modality(model: FittedModel, asked: str | None) -> str:
+    """The modality whose response is asked for; refuse one that the model does not know."""
     known = list(model.layout.modalities)
+    modality = asked or ("atac" if "atac" in known or len(known) == 1 else known[-1])
     if modality not in known:
         other = " A recipe of several modalities, such as multidgd, links genes to peaks."
         msg = (
@@ -116,6 +119,7 @@ def _check_model(model: FittedModel, modality: str) -> None:
     if not len(model.embedded):
         msg = "Expected a model that was saved with its cells; found none. Save it with cells=True."
         raise InputError(msg)
+    return modality
 
 
 def _of_level(embedded: Embedded, only: str) -> np.ndarray:

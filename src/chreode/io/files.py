@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from chreode.errors import InputError
 from chreode.io.matrix import Matrix, from_parts
 from chreode.io.schema import listing, nearest
-from chreode.io.source import Field, Source, Table, by_type, text, together
+from chreode.io.source import Field, Source, Table, by_type, left_out, text, together
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -159,7 +159,8 @@ def _open_group(root: Any, name: str) -> Source:
         fields.setdefault(
             "raw", lambda: one(raw["X"], "raw", _table(raw["var"], f"the raw features of {name}"))
         )
-    return Source(name, cells, features, fields)
+    beside = left_out(root["obsm"].keys()) if "obsm" in root else ()
+    return Source(name, cells, features, fields, messages=beside)
 
 
 def _is_null(element: Any) -> bool:

@@ -14,6 +14,7 @@ from chreode.errors import InputError
 from chreode.io.features import by_column, by_deviance, by_name
 from chreode.io.gather import Room, gather, gather_dense
 from chreode.io.match import match
+from chreode.io.regions import PossibleRegions
 from chreode.io.schema import Asked, listing
 from chreode.io.survey import EXACT, Survey, survey
 from chreode.words import many
@@ -28,6 +29,8 @@ __all__ = ["Read", "absent", "learn_modality", "reuse_modality"]
 DENSE = 16 << 20
 """Bytes up to which continuous values are held dense however many are zero."""
 
+# Up to this mean, counts in regions say little more than open.
+_NEARLY = 1.5
 _ID_COLUMNS = ("gene_ids", "gene_id", "ensembl_id", "feature_id")
 
 
@@ -111,6 +114,8 @@ def learn_modality(
         chosen = chosen._replace(
             modality=replace(chosen.modality, kind="binary"), messages=(*chosen.messages, said)
         )
+    if one_of > 1 and asked.values == "counts":
+        chosen = chosen._replace(messages=(*chosen.messages, *_nearly_binary(field, found, source.name)))
     return _whole(part, field, chosen, found, room, one_of=one_of, n=n)
 
 
@@ -226,6 +231,19 @@ def _whole(
     return Read(
         modality, measured, size, present, messages=tuple(said), n_source_features=len(field.features)
     )
+
+
+def _nearly_binary(field: Field, found: Survey, name: str) -> tuple[str, ...]:
+    """What to say of counts in regions that are nearly all 1."""
+    mean = found.total.sum() / max(found.by_cell.sum(), 1)
+    few = field.features.only(np.arange(min(20, len(field.features))))
+    if found.largest <= 1 or mean >= _NEARLY or not PossibleRegions.of_names(few.names).known.all():
+        return ()
+    said = (
+        f"Where there is a count in {name} it is {mean:.2f} in the mean, {found.largest:g} at most: it is "
+        "read as counts. To model open and closed regions instead, set all to 1: X.data[:] = 1."
+    )
+    return (said,)
 
 
 def _measure(field: Field, chosen: Chosen, found: Survey, room: Room) -> tuple[Measured, Tensor]:

@@ -14,7 +14,7 @@ from chreode.cells import CSR, Cells
 from chreode.errors import InputError
 from chreode.io.files import open_path
 from chreode.io.matrix import Matrix
-from chreode.io.source import Field, Part, Source, Table, by_type, together
+from chreode.io.source import Field, Part, Source, Table, by_type, left_out, together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -93,7 +93,7 @@ def _anndata_source(adata: AnnData) -> Source:
     if adata.raw is not None:
         fields.setdefault("raw", raw)
     name = f"AnnData of {adata.n_obs:,} cells x {adata.n_vars:,} features"
-    return Source(name, Table.of(adata.obs), features, fields)
+    return Source(name, Table.of(adata.obs), features, fields, messages=left_out(adata.obsm.keys()))
 
 
 def _has_main(adata: AnnData) -> bool:

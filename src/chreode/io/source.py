@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,13 @@ from chreode.errors import InputError
 from chreode.io.schema import listing, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import pandas as pd
 
     from chreode.io.matrix import Matrix
 
-__all__ = ["MODALITY", "Field", "Part", "Source", "Table", "by_type", "text", "together"]
+__all__ = ["MODALITY", "Field", "Part", "Source", "Table", "by_type", "left_out", "text", "together"]
 
 MODALITY = "rna"
 """What values are taken for where a source does not say."""
@@ -194,6 +195,8 @@ _TYPES = {
 }
 # Other names that mean a modality wherever they stand; "protein_coding" does not.
 _NAMES = {"rna", "gex", "atac", "peaks", "prot", "protein", "adt", "hto", "cite", "crispr", "custom"}
+# What other libraries keep proteins under, beside the features.
+_OTHER_MODALITY = re.compile(r"protein|(?:^|_)(?:adt|hto|antibod)", re.IGNORECASE)
 _TYPE_COLUMNS = ("feature_types", "feature_type", "modality")
 
 
@@ -246,6 +249,22 @@ def _of_type(source: Source, column: str, kind: str, here: np.ndarray) -> Source
     return Source(f"{kind} of {source.name}", source.cells, source.features.only(here), fields)
 
 
+def left_out(tables: Iterable[str]) -> tuple[str, ...]:
+    """What to say of tables beside the features (``obsm``) that seem to hold another modality.
+
+    Examples
+    --------
+    >>> left_out(["X_pca", "protein_expression"])[0].partition(" was ")[0]
+    "obsm['protein_expression']"
+    """
+    return tuple(
+        f"obsm[{table!r}] was not read. To model these features too, give them as a modality: "
+        f"mudata.MuData({{'rna': adata, 'prot': anndata.AnnData(adata.obsm[{table!r}])}})."
+        for table in tables
+        if _OTHER_MODALITY.search(table)
+    )
+
+
 def together(name: str, cells: Table, parts: Mapping[str, Source]) -> Source:
     """A source of several modalities, each with a cell table of its own; a cell may miss some.
 
@@ -273,22 +292,43 @@ def together(name: str, cells: Table, parts: Mapping[str, Source]) -> Source:
 
 
 def _with_columns(cells: Table, parts: Mapping[str, Part]) -> Table:
-    """The common table, with the columns that only one modality's has."""
-    import pandas as pd
-
-    held = [(column, part) for part in parts.values() for column in part.source.cells.columns]
-    named = [column for column, _ in held]
-    owner = {c: part for c, part in held if named.count(c) == 1 and c not in cells.columns}
+    """The common table, with the columns that only those of modalities have."""
+    owners: dict[str, list[str]] = {}
+    for modality, part in parts.items():
+        for name in part.source.cells.columns:
+            if name not in cells.columns:
+                owners.setdefault(name, []).append(modality)
 
     def column(name: str) -> pd.Series:
-        if name not in owner:
+        if name not in owners:
             return cells.column(name)
-        found, rows = owner[name].source.cells.column(name), owner[name].rows
-        if rows is None:
-            return found
-        return pd.Series(found.array, index=rows).reindex(np.arange(len(cells)))
+        found = {m: _placed(parts[m], name, len(cells)) for m in owners[name]}
+        first, *others = found
+        whole = found[first]
+        for other in others:
+            both = whole.notna() & found[other].notna()
+            differ = (both & (whole.astype(object) != found[other].astype(object))).to_numpy()
+            if differ.any():
+                msg = (
+                    f"Expected one value of {name!r} for each cell; found others in {other!r} than in "
+                    f"{first!r} for {int(differ.sum()):,} (first: {listing(cells.names[differ][:3])}). "
+                    f"Say which is meant: mdata.obs[{name!r}] = mdata[{first!r}].obs[{name!r}]."
+                )
+                raise InputError(msg)
+            whole = whole.astype(object).where(whole.notna(), found[other].astype(object))
+        return whole
 
-    return Table(cells.names, (*cells.columns, *owner), column)
+    return Table(cells.names, (*cells.columns, *owners), column)
+
+
+def _placed(part: Part, name: str, n: int) -> pd.Series:
+    """A column of a modality's table for all cells; missing in those that the modality lacks."""
+    import pandas as pd
+
+    found, rows = part.source.cells.column(name), part.rows
+    if rows is None:
+        return pd.Series(found.array)
+    return pd.Series(found.array, index=rows).reindex(np.arange(n))
 
 
 def text(values: Any) -> np.ndarray:
