@@ -147,12 +147,12 @@ def test_the_conditional_mean_is_that_of_a_joint_normal():
     usual = units.double().numpy() @ weight + [5, 6, 7]
     rest = logs - usual
     gain = np.linalg.solve(covariance[:2, :2], covariance[:2, 2])
-    told = totals(dict.fromkeys("abc", units), torch.from_numpy(logs).float()).log()
-    np.testing.assert_allclose(told[:, 2], usual[:, 2] + rest[:, :2] @ gain, rtol=1e-3)
+    told = totals(dict.fromkeys("abc", units), torch.from_numpy(logs).float(), "c").log()
+    np.testing.assert_allclose(told, usual[:, 2] + rest[:, :2] @ gain, rtol=1e-3)
     only = torch.from_numpy(logs).float()
     only[:, 1:] = torch.nan
     expected = usual[:, 2] + rest[:, 0] * covariance[0, 2] / covariance[0, 0]
-    np.testing.assert_allclose(totals(dict.fromkeys("abc", units), only).log()[:, 2], expected, rtol=1e-3)
+    np.testing.assert_allclose(totals(dict.fromkeys("abc", units), only, "c").log(), expected, rtol=1e-3)
 
 
 def test_two_ranks_learn_what_one_would():
@@ -171,7 +171,7 @@ def test_more_hidden_units_than_cells_are_shrunk():
     totals = Totals({"rna": 100})
     totals.learn(lambda: [({"rna": units}, noise)])
     new = torch.from_numpy(rng.normal(size=(500, 100))).float()
-    told = totals({"rna": new}, torch.full((500, 1), torch.nan)).log()
+    told = totals({"rna": new}, torch.full((500, 1), torch.nan), "rna").log()
     assert float(told.detach().std()) < 0.5
 
 

@@ -86,8 +86,7 @@ def totals(embedded: Any, modality: str) -> Float[np.ndarray, " n"]:
         codes = {name: z[rows] for name, z in embedded.codes.items()}
         cells = embedded.cells[rows]
         logs = log_totals(decoder, codes, cells)
-        at = list(layout.modalities).index(modality)
-        found.append(part(decoder.units(codes, cells), logs)[:, at].cpu().numpy())
+        found.append(part(decoder.units(codes, cells), logs, modality).cpu().numpy())
     return np.concatenate(found) if found else np.zeros(0, dtype=np.float32)
 
 

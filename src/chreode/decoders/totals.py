@@ -45,9 +45,9 @@ class Totals(nn.Module):
     >>> totals = Totals({"rna": 1, "prot": 1})
     >>> batch = {"rna": units, "prot": units}, torch.cat([5 - units, 3 + 2 * units], 1)
     >>> totals.learn(lambda: [batch])
-    >>> expected = totals({"rna": units[-1:], "prot": units[-1:]}, torch.tensor([[4.0, torch.nan]]))
-    >>> [round(float(total)) for total in expected.log().squeeze()]
-    [4, 5]
+    >>> units = {"rna": units[-1:], "prot": units[-1:]}
+    >>> round(float(totals(units, torch.tensor([[4.0, torch.nan]]), "prot").log()))
+    5
     """
 
     intercept: Tensor
@@ -64,9 +64,9 @@ class Totals(nn.Module):
         self.register_buffer("learned", torch.tensor(False))
 
     def forward(
-        self, units: Mapping[str, Float[Tensor, "n w"]], logs: Float[Tensor, "n m"]
-    ) -> Float[Tensor, "n m"]:
-        """The expected total of each modality, given the code and the totals of the cell's others.
+        self, units: Mapping[str, Float[Tensor, "n w"]], logs: Float[Tensor, "n m"], modality: str
+    ) -> Float[Tensor, " n"]:
+        """The total to expect of a modality, given the code and the totals of the cell's others.
 
         Parameters
         ----------
@@ -74,18 +74,19 @@ class Totals(nn.Module):
             Last hidden units of each modality.
         logs
             Logarithms of the cells' totals; nan where a cell was not measured.
+        modality
+            Its own total is not looked at.
         """
+        at = self.modalities.index(modality)
         usual = self._usual(units)
-        rest = logs - usual
-        expected = usual.clone()
-        for measured in (~rest.isnan()).unique(dim=0):
-            rows = ((~rest.isnan()) == measured).all(1)
-            for m in range(len(measured)):
-                others = measured.clone()
-                others[m] = False
-                if others.any():
-                    gain = torch.linalg.solve(self.covariance[others][:, others], self.covariance[others, m])
-                    expected[rows, m] += rest[rows][:, others] @ gain
+        rest, expected = logs - usual, usual[:, at].clone()
+        known = ~rest.isnan()
+        known[:, at] = False
+        for others in known.unique(dim=0):
+            if others.any():
+                rows = (known == others).all(1)
+                gain = torch.linalg.solve(self.covariance[others][:, others], self.covariance[others, at])
+                expected[rows] += rest[rows][:, others] @ gain
         return expected.exp()
 
     @torch.no_grad()
