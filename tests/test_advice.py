@@ -190,11 +190,13 @@ def test_regions_of_ones_and_a_few_twos_are_said_to_be_counts(paired):
 def test_a_column_of_two_modalities_is_one_where_they_agree(paired):
     parts = {m: paired[m].copy() for m in ("rna", "atac")}
     for part in parts.values():
-        part.obs["donor"] = np.where(np.arange(120) % 2, "a", "b")
+        part.obs["donor"] = pd.Categorical(np.where(np.arange(120) % 2, "a", "b"))
+        part.obs["age"] = np.arange(120) / 7
     parts["atac"] = parts["atac"][:90].copy()
     data = mudata_of(parts, paired.obs.copy())
-    read = ch.read(data, batch="donor")
+    read = ch.read(data, batch="donor", covariates=["age"])
     assert read.level_names("donor").tolist() == ["b", "a"] * 60
+    np.testing.assert_allclose(read.level_names("age"), np.arange(120) / 7, rtol=1e-5)
     data["atac"].obs["donor"] = "a"
     with refused("found others in 'atac' than in 'rna' for 45", "first: .cell0", "Say which is meant"):
         ch.read(data, batch="donor")

@@ -80,6 +80,8 @@ def test_expected_counts_add_up_to_the_predicted_total(model):
     np.testing.assert_allclose(expected.sum(1), model.embedded.totals("rna"), rtol=1e-4)
     share = expected / expected.sum(1, keepdims=True)
     np.testing.assert_allclose(share, model.embedded.expected("rna"), rtol=1e-3, atol=1e-6)
+    per = model.embedded.expected("rna", size=np.int64(10_000))
+    np.testing.assert_allclose(per.sum(1), 10_000, rtol=1e-4)
     few = model.embedded.expected("rna", size="predicted", features=["gene3"])
     np.testing.assert_allclose(few[:, 0], expected[:, 3], rtol=1e-5)
 
@@ -191,3 +193,5 @@ def test_totals_are_refused_where_there_are_none(model):
     )
     with pytest.raises(InputError, match="which is continuous"):
         other.embedded.expected(size="predicted")
+    with pytest.raises(InputError, match="a number or 'predicted'; found 'expected'"):
+        model.embedded.expected(size="expected")

@@ -45,7 +45,15 @@ def expected(
     Yields
     ------
     Rows, and values of these cells by features.
+
+    Raises
+    ------
+    InputError
+        When the size is another word, and as `totals` does.
     """
+    if isinstance(size, str) and size != "predicted":
+        msg = f"Expected size to be a number or 'predicted'; found {size!r}. Give 10_000, say."
+        raise InputError(msg)
     loans = _loans(embedded, modality, columns) if borrow else []
     at_size = torch.from_numpy(totals(embedded, modality)) if size == "predicted" else size
     step = cells_at_a_time(embedded.cells.layout.width, most=1024)
@@ -96,7 +104,7 @@ def _mean(
 ) -> Float[Tensor, "n g"]:
     """What is expected in some cells with every feature measured."""
     layout = embedded.cells.layout
-    some = blank(layout, len(rows), size=size if isinstance(size, float | int) else None)
+    some = blank(layout, len(rows), size=None if isinstance(size, Tensor) else size)
     if isinstance(size, Tensor):
         some = some.replace(size={**some.size, modality: size[rows]})
     some = some.replace(covariates={k: v[rows] for k, v in embedded.cells.covariates.items()})

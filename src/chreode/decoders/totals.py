@@ -107,12 +107,12 @@ class Totals(nn.Module):
             weight, intercept = _ridge(total(_moments(pairs, self._weight(m))))
             self._weight(m).copy_(weight)
             self.intercept[m] = intercept
-        products, number = torch.zeros(2, *self.covariance.shape, dtype=torch.float64)
+        products, number = torch.zeros(2, *self.covariance.shape).to(self.covariance).double()
         for units, logs in batches():
             rest = (logs - self._usual(units)).double()
             there = (~rest.isnan()).double()
-            products += (rest.nan_to_num().T @ rest.nan_to_num()).cpu()
-            number += (there.T @ there).cpu()
+            products += rest.nan_to_num().T @ rest.nan_to_num()
+            number += there.T @ there
         self.covariance.copy_(_positive(total(products) / total(number).clamp_min(1)))
         self.learned.fill_(True)
 

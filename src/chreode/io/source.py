@@ -305,6 +305,8 @@ def _with_columns(cells: Table, parts: Mapping[str, Part]) -> Table:
         found = {m: _placed(parts[m], name, len(cells)) for m in owners[name]}
         first, *others = found
         whole = found[first]
+        if others and whole.dtype == "category":  # others may have other categories
+            whole = whole.astype(object)
         for other in others:
             both = whole.notna() & found[other].notna()
             differ = (both & (whole.astype(object) != found[other].astype(object))).to_numpy()
@@ -315,7 +317,7 @@ def _with_columns(cells: Table, parts: Mapping[str, Part]) -> Table:
                     f"Say which is meant: mdata.obs[{name!r}] = mdata[{first!r}].obs[{name!r}]."
                 )
                 raise InputError(msg)
-            whole = whole.astype(object).where(whole.notna(), found[other].astype(object))
+            whole = whole.where(whole.notna(), found[other])
         return whole
 
     return Table(cells.names, (*cells.columns, *owners), column)
