@@ -246,7 +246,9 @@ def run(options: argparse.Namespace) -> dict[str, pd.DataFrame]:
         rows = [{"cells": len(split.fit), "seed": seed, **row} for row in rows]
         runs[name] += rows
         print(name, pd.DataFrame(rows).to_string(), sep="\n", flush=True)
-    return {name: pd.DataFrame(rows) for name, rows in runs.items()}
+    if not any(runs.values()):
+        sys.exit(f"Expected fits of both methods in {folder}; found none. Give --folder.")
+    return {name: pd.DataFrame(rows) for name, rows in runs.items() if rows}
 
 
 def main() -> None:

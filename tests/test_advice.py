@@ -167,9 +167,11 @@ def test_proteins_beside_the_genes_are_said_not_to_be_read(paired, tmp_path):
     adata.write_h5ad(tmp_path / "cells.h5ad")
     for source in (adata, tmp_path / "cells.h5ad"):
         (said,) = [m for m in ch.read(source).reading.messages if "protein_expression" in m]
-    assert "mudata.MuData({'rna': adata, 'prot': anndata.AnnData(adata.obsm['protein_expression'])})" in said
-    whole = mudata_of({"rna": adata, "prot": ad.AnnData(adata.obsm["protein_expression"])}, adata.obs.copy())
-    assert ch.read(whole).layout.modalities["prot"].names == tuple(names)
+    assert "'prot': anndata.AnnData(adata.obsm['protein_expression'], obs=adata.obs[[]])})" in said
+    for table, found in ((adata.obsm["protein_expression"], tuple(names)), (proteins, tuple("01234"))):
+        beside = ad.AnnData(table, obs=adata.obs[[]])
+        whole = mudata_of({"rna": adata, "prot": beside}, adata.obs.copy())
+        assert ch.read(whole).layout.modalities["prot"].names == found
 
 
 def test_regions_of_ones_and_a_few_twos_are_said_to_be_counts(paired):
@@ -181,7 +183,8 @@ def test_regions_of_ones_and_a_few_twos_are_said_to_be_counts(paired):
     (said,) = [m for m in read.reading.messages if "it is read as counts" in m]
     assert "1.05 in the mean, 2 at most" in said
     assert read.layout.modalities["atac"].kind == "counts"
-    data["atac"].X.data[:] = 1
+    assert "adata.X = (adata.X > 0).astype('float32')" in said
+    data["atac"].X = (data["atac"].X > 0).astype("float32")
     read = ch.read(data)
     assert read.layout.modalities["atac"].kind == "binary"
     assert not any("it is read as counts" in m for m in read.reading.messages)
@@ -192,13 +195,17 @@ def test_a_column_of_two_modalities_is_one_where_they_agree(paired):
     for part in parts.values():
         part.obs["donor"] = pd.Categorical(np.where(np.arange(120) % 2, "a", "b"))
         part.obs["age"] = np.arange(120) / 7
+        part.obs["dose"] = pd.Categorical(np.arange(120) % 3, categories=[2, 0, 1])
     parts["atac"] = parts["atac"][:90].copy()
     data = mudata_of(parts, paired.obs.copy())
-    read = ch.read(data, batch="donor", covariates=["age"])
+    read = ch.read(data, batch="donor", covariates=["age", "dose"])
     assert read.level_names("donor").tolist() == ["b", "a"] * 60
+    assert read.layout.covariates["dose"].levels == ("2", "0", "1")
     np.testing.assert_allclose(read.level_names("age"), np.arange(120) / 7, rtol=1e-5)
     data["atac"].obs["donor"] = "a"
-    with refused("found others in 'atac' than in 'rna' for 45", "first: .cell0", "Say which is meant"):
+    with refused(
+        "found others in 'atac' than in 'rna' for 45", "first: .cell0., .a., .b.", "Say which is meant"
+    ):
         ch.read(data, batch="donor")
     data.obs["donor"] = data["rna"].obs["donor"]
     assert set(ch.read(data, batch="donor").level_names("donor")) == {"a", "b"}

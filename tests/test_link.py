@@ -183,15 +183,18 @@ def test_names_that_are_no_file_names_are_written():
 # ---- what is refused, before anything is done
 
 
-def test_without_atac_the_last_modality_answers(folder):
+def test_without_atac_the_only_other_modality_answers(folder):
     with mudata.set_options(pull_on_update=False):
         paired = mudata.read_h5mu(folder / "cells.h5mu")
-        mudata.MuData({"rna": paired["rna"], "peaks": paired["atac"]}).write("peaks.h5mu")
+        mudata.MuData({"peaks": paired["atac"], "rna": paired["rna"]}).write("peaks.h5mu")
     fit = ("fit", "peaks.h5mu", "--recipe", "multidgd", "--epochs", "1", "--no-report", "--out", "other")
     assert chreode(*fit).code == 0
     said = typed("other", "gene7", *FEW)
     assert "of 90 features of peaks" in said
     assert len(table("other/links/gene7.csv")) == 90
+    done = chreode("link", "other", "nothing", *FEW)
+    assert done.code == 2
+    assert "Add --modality rna" in done.err
 
 
 def one_modality() -> None:

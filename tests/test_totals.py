@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import numpy as np
 import pytest
 import torch
@@ -159,22 +162,61 @@ def test_the_conditional_mean_is_that_of_a_joint_normal():
 
 def test_two_ranks_learn_what_one_would():
     units, *_, seen = drawn(300, seed=2)
-    whole, halves = Totals(dict.fromkeys("abc", 5)), Totals(dict.fromkeys("abc", 5))
+    whole = Totals(dict.fromkeys("abc", 5))
     whole.learn(lambda: [(dict.fromkeys("abc", units), seen)])
-    # Two halves that are alike, of which the sum over ranks makes one data set with each cell twice.
-    halves.learn(lambda: [(dict.fromkeys("abc", units), seen)], total=lambda value: 2 * value)
-    np.testing.assert_allclose(halves.covariance, whole.covariance, rtol=0.05)
+    both, barrier, sums = [], Barrier(2), [None, None]
+
+    def rank(number: int) -> None:
+        here = slice(0, 200) if number == 0 else slice(200, 300)
+
+        def total(value: torch.Tensor) -> torch.Tensor:
+            sums[number] = value.clone()
+            barrier.wait()
+            found = sums[0] + sums[1]
+            barrier.wait()
+            return found
+
+        part = Totals(dict.fromkeys("abc", 5))
+        part.learn(lambda: [(dict.fromkeys("abc", units[here]), seen[here])], total=total)
+        both.append(part)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(rank, range(2)))
+    for part in both:
+        for name, value in whole.state_dict().items():
+            torch.testing.assert_close(part.state_dict()[name], value, rtol=1e-4, atol=1e-5)
 
 
-def test_more_hidden_units_than_cells_are_shrunk():
-    rng = np.random.default_rng(3)
-    units = torch.from_numpy(rng.normal(size=(60, 100))).float()
-    noise = torch.from_numpy(rng.normal(size=(60, 1))).float()
-    totals = Totals({"rna": 100})
-    totals.learn(lambda: [({"rna": units}, noise)])
-    new = torch.from_numpy(rng.normal(size=(500, 100))).float()
-    told = totals({"rna": new}, torch.full((500, 1), torch.nan), "rna").log()
-    assert float(told.detach().std()) < 0.5
+@pytest.mark.parametrize("cells", [20, 40, 60, 101, 150])
+def test_units_as_many_as_cells_do_not_pass_for_knowledge(cells):
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        units = torch.from_numpy(rng.normal(size=(cells, 100))).float()
+        noise = torch.from_numpy(rng.normal(size=(cells, 1))).float() / 2
+        totals = Totals({"rna": 100})
+        totals.learn(lambda batch=({"rna": units}, noise): [batch])
+        new = torch.from_numpy(rng.normal(size=(500, 100))).float()
+        told = totals({"rna": new}, torch.full((500, 1), torch.nan), "rna").log()
+        assert float(told.square().mean().sqrt()) < 0.45
+
+
+def test_a_bridge_of_two_mosaics_is_better_than_no_totals():
+    # RNA and peaks in half of the cells, RNA and proteins in the others: peaks never met proteins.
+    rng = np.random.default_rng(0)
+    covariance = 0.25 * (0.2 * np.eye(3) + 0.8)
+    train, new = (rng.multivariate_normal([0, 0, 0], covariance, 4000) for _ in range(2))
+    train[:2000, 2] = train[2000:, 1] = np.nan
+    units = {"rna": torch.zeros(4000, 2), "atac": torch.zeros(4000, 2), "prot": torch.zeros(4000, 2)}
+    totals = Totals(dict.fromkeys(units, 2))
+    totals.learn(lambda: [(units, torch.from_numpy(train).float())])
+    error = {}
+    for name, given in {"nothing": [], "rna": [0], "peaks": [1], "both": [0, 1]}.items():
+        logs = np.full_like(new, np.nan)
+        logs[:, given] = new[:, given]
+        told = totals(units, torch.from_numpy(logs).float(), "prot").log().numpy()
+        error[name] = np.sqrt(np.mean((told - new[:, 2]) ** 2))
+    assert error["both"] < error["rna"] + 0.03 < error["nothing"] - 0.1
+    assert error["peaks"] < error["nothing"] - 0.1
 
 
 def test_totals_are_refused_where_there_are_none(model):

@@ -233,7 +233,7 @@ def link(
     direction: Annotated[str, typer.Option(help="silence or activate.")] = "silence",
     modality: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Whose response is asked for; atac, or the last one, by default."),
+        typer.Option(metavar="NAME", help="Whose response is asked for; atac, or the only other one."),
     ] = None,
     genes: Annotated[
         Path | None,

@@ -156,8 +156,9 @@ class Embedded:
         size
             Size factor to decode at. Of counts, 1 gives proportions (less what dropout loses, where the
             likelihood has it) and is the default, 10,000 gives counts per ten thousand. Of zeros and ones,
-            how many ones a cell has; by default as many as the average cell. ``"predicted"`` decodes each
-            cell at its own `totals`: so are expected counts, as in a modality that was not measured.
+            how many ones a cell has; by default as many as the average cell (under ``accessibility``; 1 under
+            likelihoods of counts). ``"predicted"`` decodes each cell at its own `totals`, of a modality that
+            was not measured, say.
         features
             Names; all by default.
         borrow
@@ -194,7 +195,7 @@ class Embedded:
         yield from expected(self, name, size=size, columns=self._columns(name, features), borrow=borrow)
 
     def totals(self, modality: str | None = None) -> np.ndarray:
-        """How many molecules, or ones, to expect of a modality in each cell, ``n``.
+        """How many molecules, or ones, to expect of a modality in each cell: the median, ``n``.
 
         From the cell's code and from how many there are of its other modalities, not from its own in this
         one: see `chreode.decoders.totals.Totals`. A likelihood of counts is given the total; where a modality

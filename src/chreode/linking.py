@@ -65,8 +65,8 @@ def link(
     overwrite
         Whether what is there already may be replaced.
     asked
-        ``direction``, ``modality`` (None for atac, or the last one), ``window``, ``step``, ``fraction``,
-        ``null`` and ``seed`` of `linkage`.
+        ``direction``, ``modality`` (None for atac, or the only other one), ``window``, ``step``,
+        ``fraction``, ``null`` and ``seed`` of `linkage`.
     """
     _check(asked, genes)
     where, facts = model_folder(folder)
@@ -76,7 +76,7 @@ def link(
     with fresh_file(out, suffix=".csv", overwrite=overwrite) as beside:
         starts = None if genes is None else read_genes(genes)
         model = load(where)
-        asked = {**asked, "modality": _modality(model, asked["modality"])}
+        asked = {**asked, "modality": _modality(model, asked["modality"], names)}
         counted = bool(facts) or data is not None
         chosen = None if only is None else _of_level(model.embedded, only)
         embedded = _with_counts(folder, facts, model=model, data=data) if counted else model.embedded
@@ -105,10 +105,19 @@ def _check(asked: Mapping[str, Any], genes: Path | None) -> None:
         raise InputError(msg)
 
 
-def _modality(model: FittedModel, asked: str | None) -> str:
+def _modality(model: FittedModel, asked: str | None, names: Sequence[str]) -> str:
     """The modality whose response is asked for; refuse one that the model does not know."""
     known = list(model.layout.modalities)
-    modality = asked or ("atac" if "atac" in known or len(known) == 1 else known[-1])
+    modality = asked or "atac"
+    if asked is None and "atac" not in known:
+        others = [m for m, d in model.layout.modalities.items() if not {*names} & {*d.names, *d.symbols}]
+        if len(known) > 1 and len(others) != 1:
+            msg = (
+                f"Expected --modality to say what should answer ({', '.join(known)}); found none. Add "
+                f"--modality {known[-1]}."
+            )
+            raise InputError(msg)
+        modality = others[0] if len(known) > 1 else modality
     if modality not in known:
         other = " A recipe of several modalities, such as multidgd, links genes to peaks."
         msg = (

@@ -19,6 +19,9 @@ __all__ = ["Totals", "log_totals"]
 # Shrinkages that are tried, in units of the mean variance of the hidden units.
 _RIDGE = torch.logspace(-5, 1, 25, dtype=torch.float64)
 
+# Of expectation-maximisation, at most.
+_ROUNDS = 500
+
 Batch = tuple[dict[str, Tensor], Tensor]
 
 
@@ -31,7 +34,7 @@ class Totals(nn.Module):
     says what to expect of it in a cell that was not measured in the modality: the conditional mean of
     :math:`\log s_{im}` given the totals of the cell's other modalities, whichever it has. It is fitted after
     everything else, by ridge regression whose shrinkage minimises generalised cross-validation, and moves
-    neither codes nor weights.
+    neither codes nor weights; :math:`\Sigma` by expectation-maximisation over what cells lack.
 
     Parameters
     ----------
@@ -66,7 +69,7 @@ class Totals(nn.Module):
     def forward(
         self, units: Mapping[str, Float[Tensor, "n w"]], logs: Float[Tensor, "n m"], modality: str
     ) -> Float[Tensor, " n"]:
-        """The total to expect of a modality, given the code and the totals of the cell's others.
+        """The total to expect of a modality (its median), given the code and the totals of the cell's others.
 
         Parameters
         ----------
@@ -102,18 +105,25 @@ class Totals(nn.Module):
         total
             The sum of what every rank found with its own cells.
         """
-        for m, name in enumerate(self.modalities):
-            pairs = ((units[name], logs[:, m]) for units, logs in batches())
-            weight, intercept = _ridge(total(_moments(pairs, self._weight(m))))
+        several = range(len(self.modalities))
+        sums = [_zeros(len(self._weight(m)) + 2, like=self.intercept) for m in several]
+        for units, logs in batches():
+            for m, name in enumerate(self.modalities):
+                sums[m] += _moments(units[name], logs[:, m])
+        for m in several:
+            weight, self.intercept[m] = _ridge(total(sums[m]))
             self._weight(m).copy_(weight)
-            self.intercept[m] = intercept
-        products, number = torch.zeros(2, *self.covariance.shape).to(self.covariance).double()
+        # One place for each way of lacking modalities.
+        products = _zeros(len(several), like=self.intercept).repeat(2 ** len(several), 1, 1)
+        number = products[:, 0, 0].clone()
+        power = 2 ** torch.arange(len(several), device=number.device)
         for units, logs in batches():
             rest = (logs - self._usual(units)).double()
-            there = (~rest.isnan()).double()
-            products += rest.nan_to_num().T @ rest.nan_to_num()
-            number += there.T @ there
-        self.covariance.copy_(_positive(total(products) / total(number).clamp_min(1)))
+            pattern = ((~rest.isnan()) * power).sum(1)
+            rest = rest.nan_to_num()
+            products.index_add_(0, pattern, rest[:, :, None] * rest[:, None])
+            number += torch.bincount(pattern, minlength=len(number))
+        self.covariance.copy_(_covariance(total(products), total(number)))
         self.learned.fill_(True)
 
     def _weight(self, m: int) -> Float[Tensor, " w"]:
@@ -150,19 +160,22 @@ def log_totals(decoder: Any, codes: Mapping[str, Tensor], cells: Cells) -> Float
     return torch.stack(logs, 1)
 
 
-def _moments(pairs: Iterable[tuple[Tensor, Tensor]], like: Tensor) -> Float[Tensor, "w2 w2"]:
+def _zeros(width: int, *, like: Tensor) -> Float[Tensor, "w w"]:
+    return torch.zeros(width, width, dtype=torch.float64, device=like.device)
+
+
+def _moments(x: Float[Tensor, "n w"], y: Float[Tensor, " n"]) -> Float[Tensor, "w2 w2"]:
     """Sums of products of hidden units, 1 and what is to be told, over the cells that were measured."""
-    width = len(like)
-    sums = torch.zeros(width + 2, width + 2, dtype=torch.float64, device=like.device)
-    for x, y in pairs:
-        there = ~y.isnan()
-        z = torch.cat([x[there], torch.ones_like(y[there, None]), y[there, None]], 1).double()
-        sums += z.T @ z
-    return sums
+    there = ~y.isnan()
+    z = torch.cat([x[there], torch.ones_like(y[there, None]), y[there, None]], 1).double()
+    return z.T @ z
 
 
 def _ridge(sums: Float[Tensor, "w2 w2"]) -> tuple[Float[Tensor, " w"], Float[Tensor, ""]]:
-    """Weights and intercept from `_moments`, with the least generalised cross-validation."""
+    """Weights and intercept from `_moments`, with the least generalised cross-validation.
+
+    Freedom is charged 1.4 times, so that units as many as cells do not pass for knowledge.
+    """
     number = sums[-2, -2].clamp_min(1)
     mean = sums[:, -2] / number
     centred = sums - number * mean[:, None] * mean
@@ -171,13 +184,46 @@ def _ridge(sums: Float[Tensor, "w2 w2"]) -> tuple[Float[Tensor, " w"], Float[Ten
     ridge = _RIDGE.to(sums.device)[:, None] * power.mean().clamp_min(1e-12)
     coordinates = along / (power + ridge)
     left = centred[-1, -1] - (coordinates * (2 * along - coordinates * power)).sum(1)
-    freedom = 1 + (power / (power + ridge)).sum(1)
-    best = (left.clamp_min(0) / (number - freedom).clamp_min(1e-3) ** 2).argmin()
+    spare = number - 1.4 * (1 + (power / (power + ridge)).sum(1))
+    score = torch.where(spare > 0, left.clamp_min(0) / spare**2, torch.inf)
+    best = score.argmin() if bool((spare > 0).any()) else -1
     weight = axes @ coordinates[best]
     return weight, mean[-1] - weight @ mean[:-2]
 
 
-def _positive(covariance: Float[Tensor, "m m"]) -> Float[Tensor, "m m"]:
-    """The same without directions of no variance, which pairs of modalities that never met can leave."""
-    value, axes = torch.linalg.eigh((covariance + covariance.T) / 2)
-    return (axes * value.clamp_min(1e-6 * value.max().clamp_min(1e-12))) @ axes.T
+def _covariance(products: Float[Tensor, "p m m"], number: Float[Tensor, " p"]) -> Float[Tensor, "m m"]:
+    """The most likely covariance of normal residuals, by expectation-maximisation over what cells lack.
+
+    Parameters
+    ----------
+    products
+        For each pattern of what was measured (a bit a modality), the sum of the products of residuals.
+    number
+        How many cells have it.
+    """
+    several = products.shape[1]
+    bits = torch.arange(len(number), device=number.device)[:, None] >> torch.arange(several).to(number.device)
+    known = (bits & 1).bool()
+    seen = (number[:, None] * known).sum(0).clamp_min(1)
+    least = 1e-6
+    found = torch.diag((products.sum(0).diagonal() / seen).clamp_min(least))
+    patterns = [p for p in range(1, len(number)) if number[p] > 0]
+    for _ in range(_ROUNDS if patterns else 0):
+        expected = torch.zeros_like(found)
+        for p in patterns:
+            o, u = known[p].nonzero().squeeze(1), (~known[p]).nonzero().squeeze(1)
+            gain = torch.linalg.solve(found[o][:, o], found[o][:, u]).T
+            both = torch.zeros_like(found)
+            inside = products[p][o][:, o]
+            both[o[:, None], o] = inside
+            both[u[:, None], o] = gain @ inside
+            both[o[:, None], u] = both[u[:, None], o].T
+            both[u[:, None], u] = gain @ inside @ gain.T + number[p] * (
+                found[u][:, u] - gain @ found[o][:, u]
+            )
+            expected += both
+        before, found = found, expected / number[1:].sum()
+        found = found + least * torch.eye(several).to(found)
+        if (found - before).abs().max() < 1e-6 * found.abs().max():
+            break
+    return found

@@ -114,8 +114,9 @@ def learn_modality(
         chosen = chosen._replace(
             modality=replace(chosen.modality, kind="binary"), messages=(*chosen.messages, said)
         )
-    if one_of > 1 and asked.values == "counts":
-        chosen = chosen._replace(messages=(*chosen.messages, *_nearly_binary(field, found, source.name)))
+    elif one_of > 1 and asked.open:
+        said = _nearly_binary(field, found, source.name, layer=asked.counts)
+        chosen = chosen._replace(messages=(*chosen.messages, *said))
     return _whole(part, field, chosen, found, room, one_of=one_of, n=n)
 
 
@@ -233,15 +234,17 @@ def _whole(
     )
 
 
-def _nearly_binary(field: Field, found: Survey, name: str) -> tuple[str, ...]:
+def _nearly_binary(field: Field, found: Survey, name: str, *, layer: str | None) -> tuple[str, ...]:
     """What to say of counts in regions that are nearly all 1."""
     mean = found.total.sum() / max(found.by_cell.sum(), 1)
     few = field.features.only(np.arange(min(20, len(field.features))))
     if found.largest <= 1 or mean >= _NEARLY or not PossibleRegions.of_names(few.names).known.all():
         return ()
+    where = f"layers[{layer!r}]" if layer else "X"
     said = (
         f"Where there is a count in {name} it is {mean:.2f} in the mean, {found.largest:g} at most: it is "
-        "read as counts. To model open and closed regions instead, set all to 1: X.data[:] = 1."
+        "read as counts. To model open and closed regions instead, set all to 1: "
+        f"adata.{where} = (adata.{where} > 0).astype('float32')."
     )
     return (said,)
 

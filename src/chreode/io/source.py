@@ -195,8 +195,10 @@ _TYPES = {
 }
 # Other names that mean a modality wherever they stand; "protein_coding" does not.
 _NAMES = {"rna", "gex", "atac", "peaks", "prot", "protein", "adt", "hto", "cite", "crispr", "custom"}
-# What other libraries keep proteins under, beside the features.
-_OTHER_MODALITY = re.compile(r"protein|(?:^|_)(?:adt|hto|antibod)", re.IGNORECASE)
+# What other libraries keep proteins under, beside the features; not embeddings of them, or what we wrote.
+_OTHER_MODALITY = re.compile(
+    r"(?!X_)(?!.*(?:_expected_|umap|tsne|pca)).*(?:protein|adt|hto|antibod)", re.IGNORECASE
+)
 _TYPE_COLUMNS = ("feature_types", "feature_type", "modality")
 
 
@@ -254,14 +256,14 @@ def left_out(tables: Iterable[str]) -> tuple[str, ...]:
 
     Examples
     --------
-    >>> left_out(["X_pca", "protein_expression"])[0].partition(" was ")[0]
+    >>> left_out(["X_umap_protein", "protein_expression"])[0].partition(" was ")[0]
     "obsm['protein_expression']"
     """
     return tuple(
         f"obsm[{table!r}] was not read. To model these features too, give them as a modality: "
-        f"mudata.MuData({{'rna': adata, 'prot': anndata.AnnData(adata.obsm[{table!r}])}})."
+        f"mudata.MuData({{'rna': adata, 'prot': anndata.AnnData(adata.obsm[{table!r}], obs=adata.obs[[]])}})."
         for table in tables
-        if _OTHER_MODALITY.search(table)
+        if _OTHER_MODALITY.match(table)
     )
 
 
@@ -288,7 +290,8 @@ def together(name: str, cells: Table, parts: Mapping[str, Source]) -> Source:
             raise InputError(msg)
         alike = len(rows) == len(cells) and bool((rows == np.arange(len(rows))).all())
         placed[modality] = Part(part, None if alike else rows)
-    return Source(name, _with_columns(cells, placed), parts=placed)
+    said = tuple(message for part in parts.values() for message in part.messages)
+    return Source(name, _with_columns(cells, placed), messages=said, parts=placed)
 
 
 def _with_columns(cells: Table, parts: Mapping[str, Part]) -> Table:
@@ -303,24 +306,36 @@ def _with_columns(cells: Table, parts: Mapping[str, Part]) -> Table:
         if name not in owners:
             return cells.column(name)
         found = {m: _placed(parts[m], name, len(cells)) for m in owners[name]}
-        first, *others = found
-        whole = found[first]
-        if others and whole.dtype == "category":  # others may have other categories
-            whole = whole.astype(object)
-        for other in others:
-            both = whole.notna() & found[other].notna()
-            differ = (both & (whole.astype(object) != found[other].astype(object))).to_numpy()
-            if differ.any():
-                msg = (
-                    f"Expected one value of {name!r} for each cell; found others in {other!r} than in "
-                    f"{first!r} for {int(differ.sum()):,} (first: {listing(cells.names[differ][:3])}). "
-                    f"Say which is meant: mdata.obs[{name!r}] = mdata[{first!r}].obs[{name!r}]."
-                )
-                raise InputError(msg)
-            whole = whole.where(whole.notna(), found[other])
-        return whole
+        return _agreed(name, found, cells.names)
 
     return Table(cells.names, (*cells.columns, *owners), column)
+
+
+def _agreed(name: str, found: Mapping[str, pd.Series], cells: np.ndarray) -> pd.Series:
+    """The one column that several modalities' tables have, each for its own cells."""
+    import pandas as pd
+
+    first, *others = found
+    if not others:
+        return found[first]
+    whole = found[first].astype(object)
+    for other in others:
+        here = found[other].astype(object)
+        both = whole.notna() & here.notna()
+        differ = (both & (whole != here)).to_numpy(dtype=bool)
+        if differ.any():
+            at = int(differ.argmax())
+            msg = (
+                f"Expected one value of {name!r} for each cell; found others in {other!r} than in {first!r} "
+                f"for {int(differ.sum()):,} (first: {cells[at]!r}, {here.iloc[at]!r}, {whole.iloc[at]!r}). "
+                f"Say which is meant: mdata.obs[{name!r}] = mdata[{first!r}].obs[{name!r}]."
+            )
+            raise InputError(msg)
+        whole = whole.where(whole.notna(), here)
+    if all(each.dtype == "category" for each in found.values()):
+        levels = dict.fromkeys(level for each in found.values() for level in each.cat.categories)
+        return pd.Series(pd.Categorical(whole, categories=list(levels)))
+    return whole.infer_objects()
 
 
 def _placed(part: Part, name: str, n: int) -> pd.Series:
