@@ -87,14 +87,16 @@ def learn_totals() -> Event:
     """After the last epoch: what totals codes go along with, for modalities that a cell lacks."""
 
     def do(moment: Moment) -> None:
-        decoder = moment.model.decoder
+        decoder, logs = moment.model.decoder, []
+        step = cells_at_a_time(moment.cells.layout.width, most=_SAMPLE)
 
         def batches() -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-            step = cells_at_a_time(moment.cells.layout.width, most=_SAMPLE)
-            for some in torch.arange(len(moment.cells)).split(step):
+            for number, some in enumerate(torch.arange(len(moment.cells)).split(step)):
                 cells = moment.cells[some]
                 codes = {name: latent.infer(cells, None).z for name, latent in moment.model.latents.items()}
-                yield decoder.units(codes, cells), log_totals(decoder, codes, cells)
+                if number == len(logs):  # where there are panels these are decoded: once is enough
+                    logs.append(log_totals(decoder, codes, cells))
+                yield decoder.units(codes, cells), logs[number]
 
         decoder.totals.learn(batches, total=moment.total)
 

@@ -109,15 +109,15 @@ def _modality(model: FittedModel, asked: str | None, names: Sequence[str]) -> st
     """The modality whose response is asked for; refuse one that the model does not know."""
     known = list(model.layout.modalities)
     modality = asked or "atac"
-    if asked is None and "atac" not in known:
+    if asked is None and "atac" not in known and len(known) > 1:
         others = [m for m, d in model.layout.modalities.items() if not {*names} & {*d.names, *d.symbols}]
-        if len(known) > 1 and len(others) != 1:
+        if len(others) != 1:
             msg = (
                 f"Expected --modality to say what should answer ({', '.join(known)}); found none. Add "
                 f"--modality {known[-1]}."
             )
             raise InputError(msg)
-        modality = others[0] if len(known) > 1 else modality
+        modality = others[0]
     if modality not in known:
         other = " A recipe of several modalities, such as multidgd, links genes to peaks."
         msg = (

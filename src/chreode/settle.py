@@ -119,7 +119,8 @@ def settle(
     if not free or not len(cells):
         return codes
     leaves = {name: codes[name].clone().requires_grad_() for name in free}
-    adam = torch.optim.Adam(list(leaves.values()), lr=lr, betas=(0.9, 0.99))
+    # As in training it climbs minus the energy: by gradients of one nothing need be multiplied.
+    adam = torch.optim.Adam(list(leaves.values()), lr=lr, betas=(0.9, 0.99), maximize=True)
     best = torch.full((len(cells),), torch.inf, device=cells.device)
     previous, cuts = torch.inf, 0
     with frozen(model), torch.enable_grad():
@@ -138,10 +139,9 @@ def settle(
                     if cuts > 3:
                         break
                 previous = now
-            # Of minus the energy, as in training: by ones nothing need be multiplied.
             gradients = torch.autograd.grad(-energy.sum(), list(leaves.values()))
             for leaf, gradient in zip(leaves.values(), gradients, strict=True):
-                leaf.grad = -gradient
+                leaf.grad = gradient
             adam.step()
     return codes
 

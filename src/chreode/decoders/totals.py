@@ -144,10 +144,8 @@ def log_totals(decoder: Any, codes: Mapping[str, Tensor], cells: Cells) -> Float
     masks = {m: cells.mask(m) for m in kinds}
     expected = {}
     if any(mask is not None for mask in masks.values()):
-        # The average depth, of which only ratios are used.
-        size = {
-            m: torch.full_like(s, torch.nan if kinds[m] == "binary" else 1) for m, s in cells.size.items()
-        }
+        # Sizes unknown: of what is expected only ratios are used.
+        size = {m: torch.full_like(value, torch.nan) for m, value in cells.size.items()}
         expected = decoder(codes, cells.replace(size=size, panels={}, panel={}))
     logs: list[Tensor] = []
     for m, mask in masks.items():

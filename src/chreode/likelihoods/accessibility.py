@@ -9,6 +9,7 @@ from torch import nn
 
 from chreode.axes import Bool, Float, Tensor
 from chreode.likelihoods.binary import BernoulliValues
+from chreode.likelihoods.sparse import of_panel
 
 __all__ = ["Accessibility"]
 
@@ -57,7 +58,7 @@ class Accessibility(nn.Module):
         self, raw: Float[Tensor, "n g"], size: Float[Tensor, " n"], mask: Bool[Tensor, "n g"] | None
     ) -> BernoulliValues:
         """The distribution for some decoder outputs."""
-        usual = self.frequency.sum() if mask is None else mask.to(self.frequency.dtype) @ self.frequency
+        usual = of_panel(self.frequency, mask)
         depth = torch.where(size.isnan(), 1.0, size / usual.clamp_min(_LEAST))
         return BernoulliValues(raw, mask, depth.clamp_min(_LEAST).log())
 

@@ -8,7 +8,7 @@ import torch
 
 from chreode.axes import Bool, Float, Tensor
 from chreode.likelihoods.counts import NegativeBinomial, NegativeBinomialCounts
-from chreode.likelihoods.sparse import masked
+from chreode.likelihoods.sparse import masked, of_panel
 
 if TYPE_CHECKING:
     from chreode.cells import Measured
@@ -52,7 +52,7 @@ class FreeNegativeBinomial(NegativeBinomial):
         self, raw: Float[Tensor, "n g"], size: Float[Tensor, " n"], mask: Bool[Tensor, "n g"] | None
     ) -> FreeCounts:
         """The distribution for some decoder outputs."""
-        usual = self.frequency.sum() if mask is None else mask.to(self.frequency.dtype) @ self.frequency
+        usual = of_panel(self.frequency, mask)
         scale = size.to(raw.dtype).nan_to_num(1.0) / usual.clamp_min(torch.finfo(raw.dtype).tiny)
         return FreeCounts(raw, scale, mask, self.theta.log())
 

@@ -17,7 +17,7 @@ from chreode.cells import CSR, Measured
 from chreode.csr import repeat
 from chreode.errors import InputError
 
-__all__ = ["NonZeros", "Score", "blocks", "log_prob", "masked", "shares"]
+__all__ = ["NonZeros", "Score", "blocks", "log_prob", "masked", "of_panel", "shares"]
 
 Score = Callable[[tuple[Tensor, ...], tuple[bool, ...], Tensor | None], tuple[Tensor, list[Tensor | None]]]
 """``score(inputs, wanted, weight) -> (value, gradients)``.
@@ -163,6 +163,13 @@ def masked(logits: Float[Tensor, "n g"], mask: Bool[Tensor, "n g"] | None) -> Fl
     if mask is None:
         return logits
     return torch.where(mask, logits, torch.finfo(logits.dtype).min / 4)
+
+
+def of_panel(
+    values: Float[Tensor, " g"], mask: Bool[Tensor, "n g"] | None
+) -> Float[Tensor, " n"] | Float[Tensor, ""]:
+    """The sum of a vector over the features each cell was measured in; one for all cells without a mask."""
+    return values.sum() if mask is None else mask.to(values.dtype) @ values
 
 
 def shares(logits: Float[Tensor, "n g"]) -> tuple[Float[Tensor, "n g"], Float[Tensor, " n"]]:
