@@ -1,4 +1,4 @@
-"""The last product of a decoder, nearly all of its arithmetic, and what its gradients may be rounded to."""
+"""The last product of a decoder, nearly all of its arithmetic, and what it may be rounded to in training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 from chreode.axes import Float, Tensor
 
@@ -22,15 +21,16 @@ _BLOCK = 8192  # outputs
 
 
 class Product(nn.Linear):
-    """A linear layer that may round gradients to bfloat16 before it multiplies them.
+    """A linear layer that may round to bfloat16 what it multiplies, and its gradients too.
 
-    .. math:: y = x W^\\top + b, \\qquad
+    .. math:: y = \\tilde x \\tilde W^\\top + b, \\qquad
               \\frac{\\partial L}{\\partial W} = \\tilde G^\\top \\tilde x, \\quad
               \\frac{\\partial L}{\\partial x} = \\tilde G \\tilde W
 
-    where a tilde rounds to eight bits, a relative error of at most 1/256 an entry. The values :math:`y`, and
-    so the likelihood, stay exact, and so does everything while ``rounded`` is false, as it is outside of
-    `rounding`. Two minibatches' gradients differ by far more than the rounding.
+    where a tilde rounds to eight bits, a relative error of at most 1/256 an entry, and the product, which is
+    rounded too, is summed in single precision. Two minibatches differ by far more than that. Everything stays
+    exact where no gradient is taken, as in looks at held-out molecules, and everywhere while ``rounded`` is
+    false, as it is outside of `rounding`.
 
     Its weights may have a Gaussian prior of mean 0, whose ``precision`` (a buffer, set by `shrink`) adds
     :math:`\\tfrac{\\lambda}{2} \\lVert W \\rVert^2` to the objective, once per data set.
@@ -59,7 +59,7 @@ class Product(nn.Linear):
 
     def forward(self, input: Float[Tensor, "n w"]) -> Float[Tensor, "n m"]:  # noqa: A002
         """The product."""
-        if self.rounded and input.dtype == torch.float32:
+        if self.rounded and input.dtype == torch.float32 and torch.is_grad_enabled():
             return _Rounded.apply(input, self.weight, self.bias)  # pyright: ignore[reportReturnType]
         return super().forward(input)
 
@@ -68,7 +68,10 @@ class _Rounded(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # noqa: ANN001
         ctx.save_for_backward(x, weight)
-        return _linear(x, weight, bias)
+        y, short = x.new_empty(len(x), len(weight)), x.bfloat16()
+        for here in _blocks(weight):
+            torch.add(short @ weight[here].bfloat16().t(), bias[here], out=y[:, here])
+        return y
 
     @staticmethod
     @once_differentiable
@@ -80,9 +83,7 @@ class _Rounded(torch.autograd.Function):
         by_bias = grad.new_empty(len(weight)) if by_bias_wanted else None
         by_x = torch.zeros_like(x) if by_x_wanted else None
         short_x, ones = x.bfloat16(), grad.new_ones(len(grad))
-        # In blocks of outputs: what is rounded is as large as the weights, a block of it stays in the cache.
-        for at in range(0, len(weight), _BLOCK):
-            here = slice(at, at + _BLOCK)
+        for here in _blocks(weight):
             if by_bias is not None:
                 # A third of the time of a sum down the columns.
                 torch.mv(grad[:, here].t(), ones, out=by_bias[here])
@@ -94,17 +95,14 @@ class _Rounded(torch.autograd.Function):
         return by_x, by_weight, by_bias
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`F.linear` by oneDNN, whose single precision is a quarter faster than the default's here."""
-    try:
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    except (AttributeError, RuntimeError):
-        return F.linear(x, weight, bias)
+def _blocks(weight: Tensor) -> list[slice]:
+    """Of outputs: what is rounded is as large as the weights, a block of it stays in the cache."""
+    return [slice(at, at + _BLOCK) for at in range(0, len(weight), _BLOCK)]
 
 
 @contextmanager
 def rounding(model: nn.Module, *, on: bool) -> Iterator[None]:
-    """Inside, the gradients of every `Product` of a model are rounded, or not."""
+    """Inside, every `Product` of a model rounds where gradients are taken, or does not."""
     products = [module for module in model.modules() if isinstance(module, Product)]
     before = [product.rounded for product in products]
     try:
