@@ -202,6 +202,9 @@ def test_a_column_of_two_modalities_is_one_where_they_agree(paired):
     assert read.level_names("donor").tolist() == ["b", "a"] * 60
     assert read.layout.covariates["dose"].levels == ("2", "0", "1")
     np.testing.assert_allclose(read.level_names("age"), np.arange(120) / 7, rtol=1e-5)
+    for modality, kind in (("rna", float), ("atac", str)):
+        data[modality].obs["dose"] = data[modality].obs["dose"].astype(int).astype(kind)
+    assert ch.read(data, batch="dose").layout.covariates["dose"].levels == ("0", "1", "2")
     data["atac"].obs["donor"] = "a"
     with refused(
         "found others in 'atac' than in 'rna' for 45", "first: .cell0., .a., .b.", "Say which is meant"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["many"]
+import numpy as np
+
+__all__ = ["level_name", "many"]
 
 
 def many(number: int, one: str, several: str | None = None) -> str:
@@ -21,3 +23,16 @@ def many(number: int, one: str, several: str | None = None) -> str:
     ('1 epoch', '2,638 cells', '0 features were')
     """
     return f"{number:,} {one if number == 1 else several or f'{one}s'}"
+
+
+def level_name(level: object) -> str:
+    """What a level is called: a whole number that became a float is still whole.
+
+    Examples
+    --------
+    >>> level_name(2.0), level_name(b"a"), level_name(0.5)
+    ('2', 'a', '0.5')
+    """
+    if isinstance(level, (float, np.floating)) and float(level).is_integer():
+        return str(int(level))
+    return level.decode() if isinstance(level, bytes) else str(level)

@@ -12,7 +12,7 @@ from chreode.axes import Tensor
 from chreode.cells import Covariate, Role
 from chreode.errors import InputError
 from chreode.io.schema import listing, nearest
-from chreode.words import many
+from chreode.words import level_name, many
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -205,7 +205,7 @@ def _standardised(numbers: np.ndarray, covariate: Covariate) -> Tensor:
 def _level_text(column: pd.Series) -> np.ndarray:
     """Level names: 1, 1.0 and True read as text, the same from whatever type they come."""
     codes, uniques = _factorised(column)
-    names = np.asarray([*(_name(level) for level in uniques), ""], dtype=object)
+    names = np.asarray([*(level_name(level) for level in uniques), ""], dtype=object)
     return np.asarray(names[codes], dtype=object)
 
 
@@ -214,12 +214,6 @@ def _factorised(column: pd.Series) -> tuple[np.ndarray, list[object]]:
 
     codes, uniques = pd.factorize(column.astype(object))
     return codes, list(uniques)
-
-
-def _name(level: object) -> str:
-    if isinstance(level, (float, np.floating)) and float(level).is_integer():
-        return str(int(level))
-    return level.decode() if isinstance(level, bytes) else str(level)
 
 
 def _levels(column: pd.Series, name: str, role: Role) -> tuple[str, ...]:
@@ -244,8 +238,8 @@ def _levels(column: pd.Series, name: str, role: Role) -> tuple[str, ...]:
     elif all(isinstance(v, (int, float, np.integer, np.floating, bool, np.bool_)) for v in used):
         ordered = sorted(used, key=lambda level: float(level))  # pyright: ignore[reportArgumentType]
     else:
-        ordered = sorted(used, key=_name)
-    return tuple(dict.fromkeys(_name(level) for level in ordered))
+        ordered = sorted(used, key=level_name)
+    return tuple(dict.fromkeys(level_name(level) for level in ordered))
 
 
 def _numbered(names: np.ndarray, missing: np.ndarray, levels: tuple[str, ...]) -> Tensor:

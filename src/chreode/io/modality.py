@@ -9,19 +9,20 @@ import numpy as np
 import torch
 
 from chreode.axes import Bool, Float, Tensor
-from chreode.cells import CSR, Measured, Modality
+from chreode.cells import CSR, Covariate, Measured, Modality
 from chreode.errors import InputError
 from chreode.io.features import by_column, by_deviance, by_name
 from chreode.io.gather import Room, gather, gather_dense
 from chreode.io.match import match
 from chreode.io.regions import PossibleRegions
 from chreode.io.schema import Asked, listing
-from chreode.io.survey import EXACT, Survey, survey
+from chreode.io.survey import EXACT, Survey, silent, survey
 from chreode.words import many
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
+    from chreode.io.columns import Column
     from chreode.io.source import Field, Part, Source
 
 __all__ = ["Read", "absent", "learn_modality", "reuse_modality"]
@@ -75,7 +76,7 @@ class Chosen(NamedTuple):
 
 
 def learn_modality(
-    part: Part, asked: Asked, room: Room, *, batch: Tensor | None, one_of: int, n: int
+    part: Part, asked: Asked, room: Room, *, batch: Column | None, one_of: int, n: int
 ) -> Read:
     """Read a modality to train on: its features are taken from the source.
 
@@ -90,7 +91,7 @@ def learn_modality(
     room
         Where the arrays are put.
     batch
-        Level of every cell of the whole source; None without batches.
+        Of every cell of the whole source; None without batches.
     one_of
         How many modalities the source has.
     n
@@ -101,8 +102,9 @@ def learn_modality(
     refuse_names(source, field)
     fixed = None if isinstance(asked.features, int) else _choose(source, field, asked)
     of = asked.modality if one_of > 1 else None
-    found = survey(field, source, key=asked.counts or "X", values=asked.values, of=of)
-    group = None if batch is None else batch.numpy() if part.rows is None else batch.numpy()[part.rows]
+    group = None if batch is None else batch.values.numpy()
+    group = group if group is None or part.rows is None else group[part.rows]
+    found = survey(field, source, key=asked.counts or "X", values=asked.values, of=of, group=group)
     chosen = fixed or _most_variable(field, asked, found, group)
     if not found.by_feature[chosen.target >= 0].any():
         msg = (
@@ -116,6 +118,9 @@ def learn_modality(
         )
     elif one_of > 1 and asked.open:
         said = _nearly_binary(field, found, source.name, layer=asked.counts)
+        chosen = chosen._replace(messages=(*chosen.messages, *said))
+    if batch is not None and group is not None and asked.values != "continuous":
+        said = _filled_in(field, silent(found, group), source.name, batch.covariate)
         chosen = chosen._replace(messages=(*chosen.messages, *said))
     return _whole(part, field, chosen, found, room, one_of=one_of, n=n)
 
@@ -247,6 +252,19 @@ def _nearly_binary(field: Field, found: Survey, name: str, *, layer: str | None)
         f"adata.{where} = (adata.{where} > 0).astype('float32')."
     )
     return (said,)
+
+
+def _filled_in(
+    field: Field, silent: Mapping[int, np.ndarray], name: str, batch: Covariate
+) -> tuple[str, ...]:
+    """What to say of batches whose zeros are perhaps not measurements."""
+    return tuple(
+        f"Of {len(field.features):,} features of {name}, {len(features):,} are zero in every cell of "
+        f"{batch.column} {batch.levels[b]!r}, but not in others (first: "
+        f"{listing(field.features.names[features], limit=3)}). If they were not measured there, as where "
+        "tables with other features were concatenated, read these apart: chreode.read({'a': ..., 'b': ...})."
+        for b, features in silent.items()
+    )
 
 
 def _measure(field: Field, chosen: Chosen, found: Survey, room: Room) -> tuple[Measured, Tensor]:

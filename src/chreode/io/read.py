@@ -227,7 +227,7 @@ def _learn(source: Source, schema: Schema, room: Room) -> Cells:
     parts = _parts(source, schema)
     n = len(source.cells)
     columns = [learn(source, name, role=role) for name, role in schema.roles]
-    batch = next((c.values for c in columns if c.covariate.role == "batch"), None)
+    batch = next((c for c in columns if c.covariate.role == "batch"), None)
     read = {
         name: learn_modality(part, schema.of_modality(name), room, batch=batch, one_of=len(parts), n=n)
         for name, part in parts.items()

@@ -10,6 +10,7 @@ import numpy as np
 
 from chreode.errors import InputError
 from chreode.io.schema import listing, nearest
+from chreode.words import level_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -322,6 +323,9 @@ def _agreed(name: str, found: Mapping[str, pd.Series], cells: np.ndarray) -> pd.
     for other in others:
         here = found[other].astype(object)
         both = whole.notna() & here.notna()
+        if (both & (whole != here)).any():
+            # One file may hold as text what another holds as numbers.
+            whole, here = (values.map(level_name, na_action="ignore") for values in (whole, here))
         differ = (both & (whole != here)).to_numpy(dtype=bool)
         if differ.any():
             at = int(differ.argmax())

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from chreode.axes import Float, Int
+from chreode.axes import Bool, Float, Int
 from chreode.errors import InputError
 from chreode.io.schema import Values, listing
 
@@ -14,10 +14,14 @@ if TYPE_CHECKING:
     from chreode.io.matrix import Block
     from chreode.io.source import Field, Source
 
-__all__ = ["Survey", "survey"]
+__all__ = ["Survey", "silent", "survey"]
 
 EXACT = 1 << 24
 """Float32 holds every whole number up to here."""
+# A batch in which so many cells should have a feature, and none has, was hardly measured in it.
+_EXPECTED = 20
+# Sexes and species of donors silence some features too: up to this share of all nothing is said.
+_SILENT = 0.02
 
 
 class Survey(NamedTuple):
@@ -31,12 +35,15 @@ class Survey(NamedTuple):
         Non-zeros of each cell, ``n``, and of each feature, ``g``.
     largest
         The largest value.
+    seen
+        Which features are anywhere but zero in each group of cells, ``groups x g``; None without groups.
     """
 
     total: Float[np.ndarray, " n"]
     by_cell: Int[np.ndarray, " n"]
     by_feature: Int[np.ndarray, " g"]
     largest: float
+    seen: Bool[np.ndarray, "b g"] | None = None
 
 
 def survey(
@@ -47,6 +54,7 @@ def survey(
     values: Values,
     empty: bool = False,
     of: str | None = None,
+    group: Int[np.ndarray, " n"] | None = None,
 ) -> Survey:
     """Read every stored value once and refuse those that are not what they should be.
 
@@ -64,6 +72,8 @@ def survey(
         Whether there may be nothing but zeros.
     of
         The modality, where the source has others: the remedy is then for it alone.
+    group
+        The group of each cell, for ``seen``.
 
     Raises
     ------
@@ -73,6 +83,7 @@ def survey(
     n, g = field.matrix.shape
     total, by_cell, by_feature = np.zeros(n), np.zeros(n, dtype=np.int64), np.zeros(g, dtype=np.int64)
     largest = 0.0
+    seen = None if group is None else np.zeros((int(group.max()) + 1, g), dtype=bool)
     for block in field.matrix.blocks():
         fault = _fault(block, values)
         if fault is not None:
@@ -82,11 +93,32 @@ def survey(
         total[low:high] += np.bincount(row, block.value, minlength=high - low)
         by_cell[low:high] += np.bincount(row, minlength=high - low)
         by_feature += np.bincount(block.col, minlength=g)
+        if seen is not None and group is not None:
+            seen[group[block.row], block.col] = True
         largest = max(largest, float(block.value.max()))
     if not (empty or by_feature.any()):
         msg = f"Expected values in {key} of {source.name}; found nothing but zeros."
         raise InputError(msg + _elsewhere(source, key, of))
-    return Survey(total, by_cell, by_feature, largest)
+    return Survey(total, by_cell, by_feature, largest, seen)
+
+
+def silent(found: Survey, group: Int[np.ndarray, " n"]) -> dict[int, Int[np.ndarray, " s"]]:
+    """Features that a group of cells should have by what the other groups have, and that none of it has.
+
+    A group whose cells have :math:`N_b` of the others' :math:`N` non-zeros should have :math:`c_g N_b / N` of
+    the :math:`c_g` of a feature. Concatenating tables with other features fills in such zeros. Groups in
+    which few features are silent are left out.
+    """
+    if found.seen is None:
+        return {}
+    inside = np.bincount(group, found.by_cell, minlength=len(found.seen))
+    share = inside / np.maximum(inside.sum() - inside, 1)
+    least = _SILENT * len(found.by_feature)
+    which = {
+        int(b): np.flatnonzero(~found.seen[b] & (found.by_feature * share[b] >= _EXPECTED))
+        for b in np.flatnonzero(inside)
+    }
+    return {b: features for b, features in which.items() if len(features) > least}
 
 
 def _fault(block: Block, values: Values) -> tuple[str, int] | None:
