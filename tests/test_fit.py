@@ -25,7 +25,7 @@ from chreode.recipe import Build, Recipe
 from parts import table, tiny
 
 if TYPE_CHECKING:
-    from chreode.cells import Layout
+    from chreode.layout import Layout
 
 HERE = Path(__file__).parent
 SCRIPT = textwrap.dedent("""

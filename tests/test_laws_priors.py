@@ -12,8 +12,9 @@ from scipy import integrate, stats
 from scipy.special import logsumexp
 from sklearn.metrics import adjusted_rand_score
 
-from chreode.cells import Cells, Covariate, Layout
+from chreode.cells import Cells
 from chreode.errors import InputError
+from chreode.layout import Covariate, Layout
 from chreode.priors import (
     PRIORS,
     LabelledMixture,

@@ -11,9 +11,10 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from chreode.cells import CSR, Cells, Layout
+from chreode.cells import CSR, Cells
 from chreode.errors import InputError
 from chreode.io.read import read
+from chreode.layout import Layout
 
 IDS = [f"ENSG{j:011d}" for j in range(8)]
 SYMBOLS = ["TP53", "CD3E", "CD3D", "MS4A1", "LYZ", "NKG7", "DUP", "DUP"]

@@ -14,9 +14,10 @@ import pandas as pd
 import pytest
 import torch
 
-from chreode.cells import Cells, Covariate, Layout, Modality, Reading
+from chreode.cells import Cells, Reading
 from chreode.csr import CSR
 from chreode.errors import InputError
+from chreode.layout import Covariate, Layout, Modality
 from chreode.report import (
     collect,
     component_by_level,

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 import chreode as ch
-from chreode.cells import Cells, Covariate, Layout, Modality
+from chreode.cells import Cells
 from chreode.decoders.seen import Seen
 from chreode.io.mosaic import mudata_of
 from chreode.io.simulate_multiome import Multiome, simulate_multiome
+from chreode.layout import Covariate, Layout, Modality
 
 WORLD = Multiome(dim=4, depth=800, atac_depth=60, gene_share=0.3, peak_share=0.3)
 

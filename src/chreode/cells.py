@@ -1,165 +1,22 @@
-"""What flows: `Cells`, and the `Layout` that is all a recipe may know of them."""
+"""What flows: `Cells`, what was measured in them."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from chreode.axes import Bool, Float, Int, Tensor
 from chreode.csr import CSR
-from chreode.errors import InputError
+from chreode.layout import Layout, Modality, encode
 from chreode.words import many
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["CSR", "Cells", "Covariate", "Layout", "Modality", "Reading"]
-
-Kind = Literal["counts", "binary", "continuous"]
-Role = Literal["batch", "label", "covariate"]
-
-
-@dataclass(frozen=True)
-class Modality:
-    """The features of one modality, in order.
-
-    Parameters
-    ----------
-    names
-        Feature names, unique, ``g`` of them.
-    kind
-        What the values are: ``counts`` (0, 1, 2, ...), ``binary`` (0, 1) or ``continuous``.
-    symbols
-        Readable names beside ``names`` (a 10x file is keyed by gene ids); empty when there are none.
-    """
-
-    names: tuple[str, ...]
-    kind: Kind = "counts"
-    symbols: tuple[str, ...] = ()
-
-    @property
-    def n_features(self) -> int:
-        """Number of features ``g``."""
-        return len(self.names)
-
-
-@dataclass(frozen=True)
-class Covariate:
-    """One column that describes cells.
-
-    Parameters
-    ----------
-    column
-        Its name in the user's table.
-    role
-        ``batch`` and ``covariate`` condition the decoder; ``label`` is for scores and tables unless a
-        recipe is supervised.
-    levels
-        Level names of a categorical column, ``c`` of them; empty for a continuous one.
-    location, scale
-        Mean and standard deviation of a continuous column in the training cells; the model sees
-        ``(value - location) / scale``.
-    """
-
-    column: str
-    role: Role
-    levels: tuple[str, ...] = ()
-    location: float = 0.0
-    scale: float = 1.0
-
-    @property
-    def categorical(self) -> bool:
-        """Whether the column has levels."""
-        return bool(self.levels)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Everything a recipe may know of the data: names, kinds and sizes, never values.
-
-    Parameters
-    ----------
-    n_cells
-        Number of cells that have a row in a codebook: those that train.
-    modalities
-        `Modality` by name (``rna``, ...).
-    covariates
-        `Covariate` by column name.
-    """
-
-    n_cells: int
-    modalities: Mapping[str, Modality]
-    covariates: Mapping[str, Covariate] = field(default_factory=dict)
-
-    @property
-    def width(self) -> int:
-        """Features of all modalities together."""
-        return sum(m.n_features for m in self.modalities.values())
-
-    @property
-    def conditions(self) -> dict[str, Covariate]:
-        """The covariates that condition a decoder: batch first, labels left out."""
-        chosen = [c for c in self.covariates.values() if c.role != "label"]
-        return {c.column: c for c in sorted(chosen, key=lambda c: c.role != "batch")}
-
-    def in_role(self, role: Role) -> Covariate | None:
-        """The first covariate in a role, or None."""
-        return next((c for c in self.covariates.values() if c.role == role), None)
-
-    def find(self, column: str) -> Covariate | None:
-        """As `resolve`, or None."""
-        in_role = next((c for c in self.covariates.values() if c.role == column), None)
-        return self.covariates.get(column) or in_role
-
-    def resolve(self, column: str) -> Covariate:
-        """The covariate called ``column``, or the one in the role ``column`` names (``batch``, ``label``).
-
-        Raises
-        ------
-        InputError
-            When there is neither, naming the columns that exist.
-        """
-        found = self.find(column)
-        if found is None:
-            known = ", ".join(self.covariates) or "none"
-            msg = (
-                f"Expected a covariate that was read ({known}); found {column!r}. Name one of these, or read "
-                "the cells with it."
-            )
-            raise InputError(msg)
-        return found
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values that `from_json` reads back."""
-        return {
-            "n_cells": self.n_cells,
-            "modalities": {name: asdict(m) for name, m in self.modalities.items()},
-            "covariates": {name: asdict(c) for name, c in self.covariates.items()},
-        }
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Layout:
-        """Read what `to_json` wrote."""
-
-        def tuples(entry: Mapping[str, Any]) -> dict[str, Any]:
-            return {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
-
-        return cls(
-            n_cells=values["n_cells"],
-            modalities={k: Modality(**tuples(v)) for k, v in values["modalities"].items()},
-            covariates={k: Covariate(**tuples(v)) for k, v in values["covariates"].items()},
-        )
-
-    @property
-    def fingerprint(self) -> str:
-        """A short hash of all of it, to tell one layout from another."""
-        text = json.dumps(self.to_json(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+__all__ = ["CSR", "Cells", "Reading"]
 
 
 @dataclass(frozen=True)
@@ -411,29 +268,6 @@ class Cells:
         if not covariate.categorical:
             return values * covariate.scale + covariate.location
         return np.asarray([*covariate.levels, None], dtype=object)[values]
-
-
-def encode(covariate: Covariate, level: str | float | None) -> float | int:
-    """The number that stands for a level: its position, -1 or NaN for unknown, or a standardised value."""
-    if level is None:
-        return -1 if covariate.categorical else float("nan")
-    if not covariate.categorical:
-        try:
-            return (float(level) - covariate.location) / covariate.scale
-        except (TypeError, ValueError):
-            msg = (
-                f"Expected a number for {covariate.column!r}; found {level!r}. Give a number, or None for "
-                "unknown."
-            )
-            raise InputError(msg) from None
-    if str(level) not in covariate.levels:
-        known = ", ".join(covariate.levels[:12]) + (", ..." if len(covariate.levels) > 12 else "")
-        msg = (
-            f"Expected a level of {covariate.column!r} ({known}); found {level!r}. Name one of these, or "
-            "None for unknown."
-        )
-        raise InputError(msg)
-    return covariate.levels.index(str(level))
 
 
 def _restore(fields: dict[str, Any]) -> Cells:

@@ -11,7 +11,7 @@ import torch
 
 from chreode import storage
 from chreode.axes import Float, Int, Tensor
-from chreode.cells import Cells, Layout, Reading
+from chreode.cells import Cells, Reading
 from chreode.errors import InputError
 from chreode.expected import blank, expected, totals
 from chreode.io.schema import listing, nearest
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import anndata as ad
     import pandas as pd
 
+    from chreode.layout import Layout
     from chreode.model import LatentModel
     from chreode.parts import Observed
 

@@ -8,13 +8,15 @@ import numpy as np
 import torch
 
 from chreode.axes import Float, Int, Tensor
-from chreode.cells import Cells, Layout
+from chreode.cells import Cells
 from chreode.decoders.totals import log_totals
 from chreode.errors import InputError
 from chreode.memory import cells_at_a_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from chreode.layout import Layout
 
 __all__ = ["blank", "expected", "totals"]
 

@@ -13,13 +13,14 @@ import torch
 
 from chreode import posthoc, storage
 from chreode.axes import Tensor
-from chreode.cells import Cells, Layout, Reading
+from chreode.cells import Cells, Reading
 from chreode.embedded import Embedded
 from chreode.errors import InputError
 from chreode.fit import check, train
 from chreode.infer import Encoder
 from chreode.io.read import read
 from chreode.io.schema import listing
+from chreode.layout import Layout
 from chreode.loop import Call
 from chreode.recipe import Recipe, named
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from chreode.axes import Tensor
-    from chreode.cells import Layout
+    from chreode.layout import Layout
     from chreode.model import LatentModel
 
 __all__ = ["add_levels"]

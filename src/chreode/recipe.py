@@ -15,7 +15,7 @@ from chreode.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from chreode.cells import Layout
+    from chreode.layout import Layout
     from chreode.model import LatentModel
     from chreode.objective import Objective
     from chreode.plan import Plan

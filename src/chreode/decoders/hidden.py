@@ -14,7 +14,8 @@ from chreode.decoders.readout import Conditions
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from chreode.cells import Cells, Layout
+    from chreode.cells import Cells
+    from chreode.layout import Layout
 
 __all__ = ["Hidden"]
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from chreode.cells import Layout
+    from chreode.layout import Layout
 
 __all__ = ["layered"]
 

@@ -13,7 +13,8 @@ from chreode.decoders.readout import Readout
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from chreode.cells import Cells, Layout
+    from chreode.cells import Cells
+    from chreode.layout import Layout
     from chreode.parts import Observed
 
 __all__ = ["Linear"]

@@ -16,7 +16,8 @@ from chreode.named import Named
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
-    from chreode.cells import Cells, Layout
+    from chreode.cells import Cells
+    from chreode.layout import Layout
     from chreode.parts import Observed
 
 __all__ = ["Conditions", "Readout"]

@@ -12,7 +12,8 @@ from chreode.axes import Bool, Tensor
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from chreode.cells import Cells, Layout
+    from chreode.cells import Cells
+    from chreode.layout import Layout
 
 __all__ = ["Seen"]
 

@@ -10,11 +10,13 @@ import torch
 from torch import nn
 
 from chreode.axes import Float, Tensor
-from chreode.cells import CSR, Cells, Layout
+from chreode.cells import CSR, Cells
 from chreode.parts import Code, Given
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from chreode.layout import Layout
 
 __all__ = ["Encoder", "SparseLinear"]
 

@@ -13,7 +13,8 @@ from chreode.infer.start import PrincipalStart, learn_shift, shifted
 from chreode.named import Named
 
 if TYPE_CHECKING:
-    from chreode.cells import Cells, Layout
+    from chreode.cells import Cells
+    from chreode.layout import Layout
 
 __all__ = ["JointStart"]
 

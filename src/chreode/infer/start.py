@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import nn
 
 from chreode.axes import Float, Int, Tensor
-from chreode.cells import CSR, Cells, Layout
+from chreode.cells import CSR, Cells
 from chreode.csr import repeat
+
+if TYPE_CHECKING:
+    from chreode.layout import Layout
 
 __all__ = ["PrincipalStart", "learn_shift", "remove_batches", "shifted"]
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from chreode.axes import Tensor
-from chreode.cells import Covariate, Role
 from chreode.errors import InputError
 from chreode.io.schema import listing, nearest
+from chreode.layout import Covariate, Role
 from chreode.words import level_name, many
 
 if TYPE_CHECKING:

@@ -10,15 +10,16 @@ import numpy as np
 import torch
 
 from chreode.axes import Tensor
-from chreode.cells import CSR, Cells, Covariate, Layout, Measured, Modality, Reading
+from chreode.cells import CSR, Cells, Measured, Reading
 from chreode.errors import InputError
 from chreode.io.columns import not_trained_with
 from chreode.io.schema import Schema, listing
+from chreode.layout import Covariate, Layout, Modality
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from chreode.cells import Role
+    from chreode.layout import Role
 
 __all__ = ["join"]
 

@@ -13,8 +13,8 @@ from chreode.io.schema import listing
 from chreode.words import many
 
 if TYPE_CHECKING:
-    from chreode.cells import Modality
     from chreode.io.source import Field
+    from chreode.layout import Modality
 
 __all__ = ["Match", "match", "without_version"]
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from chreode.axes import Bool, Float, Tensor
-from chreode.cells import CSR, Covariate, Measured, Modality
+from chreode.cells import CSR, Measured
 from chreode.errors import InputError
 from chreode.io.features import by_column, by_deviance, by_name
 from chreode.io.gather import Room, gather, gather_dense
@@ -17,6 +17,7 @@ from chreode.io.match import match
 from chreode.io.regions import PossibleRegions
 from chreode.io.schema import Asked, listing
 from chreode.io.survey import EXACT, Survey, silent, survey
+from chreode.layout import Covariate, Modality
 from chreode.words import many
 
 if TYPE_CHECKING:

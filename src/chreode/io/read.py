@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 
-from chreode.cells import Cells, Layout, Reading
+from chreode.cells import Cells, Reading
 from chreode.errors import InputError
 from chreode.io.check import refuse_constant, refuse_unlinked
 from chreode.io.columns import Column, learn, reuse
@@ -19,6 +19,7 @@ from chreode.io.modality import Read, absent, learn_modality, reuse_modality
 from chreode.io.opening import open_source
 from chreode.io.schema import Schema, listing
 from chreode.io.source import MODALITY, Part
+from chreode.layout import Layout
 
 if TYPE_CHECKING:
     import os

@@ -13,7 +13,7 @@ import numpy as np
 from chreode.errors import InputError
 
 if TYPE_CHECKING:
-    from chreode.cells import Role
+    from chreode.layout import Role
 
 __all__ = ["Asked", "Schema", "Values", "listing", "nearest"]
 

@@ -18,7 +18,7 @@ from chreode.priors import Flat
 from chreode.recipe import Build, recipe
 
 if TYPE_CHECKING:
-    from chreode.cells import Layout
+    from chreode.layout import Layout
 
 __all__ = ["autodecoder"]
 

@@ -30,7 +30,7 @@ from chreode.recipe import Build, recipe
 if TYPE_CHECKING:
     from torch import nn
 
-    from chreode.cells import Layout
+    from chreode.layout import Layout
 
 __all__ = ["dgd", "scdgd"]
 

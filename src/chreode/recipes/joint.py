@@ -32,7 +32,7 @@ from chreode.recipes.dgd import free_mixture, refuse_more_components
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from chreode.cells import Layout
+    from chreode.layout import Layout
 
 __all__ = ["multidgd"]
 

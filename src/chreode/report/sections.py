@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from chreode.cells import Cells, Covariate
+    from chreode.cells import Cells
+    from chreode.layout import Covariate
 
 __all__ = [
     "Components",

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from chreode.cells import Cells, Modality
+    from chreode.cells import Cells
+    from chreode.layout import Modality
 
 __all__ = ["PER", "choose_features", "chosen_markers", "columns_of", "feature_values"]
 
