@@ -67,6 +67,10 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "dgd, normal prior": lambda: recipes.dgd(dim=4, hidden=(8,), mixture=False),
     "dgd, mixture": lambda: recipes.dgd(dim=4, hidden=(8,), components=3),
     "multidgd": lambda: recipes.multidgd(dim=4, hidden=(8, 8), components=3),
+    "scvi": lambda: recipes.scvi(dim=4, hidden=(8,)),
+    "scvi, deep, batch encoded": lambda: recipes.scvi(
+        dim=4, hidden=(8, 8), likelihood="nb", encode_batch=True
+    ),
     "autodecoder": lambda: recipes.autodecoder(dim=4, hidden=(8,)),
     "autodecoder, encoder": lambda: recipes.autodecoder(dim=4, hidden=(8,), inference="encoder"),
     "autodecoder, linear": lambda: recipes.autodecoder(dim=4, hidden=()),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from chreode.levels import add_levels
     from chreode.perturb import linkage
     from chreode.recipe import recipe
+    from chreode.scvi_tools import from_scvi
     from chreode.storage import cite
 
 __version__ = "0.1.0"
@@ -35,6 +36,7 @@ __all__ = [
     "distil",
     "evaluate",
     "fit",
+    "from_scvi",
     "linkage",
     "load",
     "read",
@@ -55,6 +57,7 @@ _WHERE = {
     "distil": "chreode.fitted:distil",
     "evaluate": "chreode.evaluate",
     "fit": "chreode.fitted:fit",
+    "from_scvi": "chreode.scvi_tools:from_scvi",
     "linkage": "chreode.perturb.linkage:linkage",
     "load": "chreode.fitted:load",
     "read": "chreode.io.read:read",

@@ -189,7 +189,8 @@ class _Rank:
                 # Every rank walks the same global minibatches and takes the cells it owns of each.
                 mine = chosen if self.world == 1 else chosen[chosen % self.world == self.number] // self.world
                 share = len(chosen) / self.world
-                for name, value in self.take_step(self.cells[mine], share, i).items():
+                done = (self.time + i / len(order)) / self.plan.epochs
+                for name, value in self.take_step(self.cells[mine], share, i, done).items():
                     totals[name] = totals.get(name, 0.0) + value * len(chosen) / self.n_cells
         self.step.eval()
         for adam in self.code_adams.values():
@@ -200,9 +201,9 @@ class _Rank:
         self.clock["epoch"] += 1
         return {"epoch": self.clock["epoch"], "loss": sum(totals.values()), **totals}
 
-    def take_step(self, cells: Cells, share: float, number: int) -> dict[str, float]:
-        """One step on one minibatch; returns the terms, in nats per cell."""
-        values = self.step(cells, share)
+    def take_step(self, cells: Cells, share: float, number: int, done: float) -> dict[str, float]:
+        """One step on one minibatch, at a share of the fit; returns the terms, in nats per cell."""
+        values = self.step(cells, share, done)
         numbers = torch.stack([v.detach() for v in values.values()]).tolist()
         terms = dict(zip(values, numbers, strict=True))
         if not all(abs(v) < float("inf") for v in numbers):

@@ -15,7 +15,38 @@ if TYPE_CHECKING:
 
     from chreode.model import LatentModel, Trace
 
-__all__ = ["Objective", "Step", "Term", "hyperprior", "prior", "reconstruction"]
+__all__ = ["Objective", "Ramp", "Step", "Term", "hyperprior", "kl", "prior", "reconstruction"]
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """A weight that rises in a straight line, step by step, and then stays.
+
+    .. math:: w(t) = a + (b - a) \\min(t / u,\\ 1)
+
+    at a share :math:`t` of the steps of the fit, so that it ends at :math:`b` however many cells there are.
+
+    Parameters
+    ----------
+    start, end
+        Weights :math:`a` and :math:`b`.
+    until
+        Share :math:`u` of the steps at which it arrives, above 0.
+
+    Examples
+    --------
+    >>> ramp = Ramp(0.0, 1.0, until=0.5)
+    >>> ramp(0.25), ramp(0.75)
+    (0.5, 1.0)
+    """
+
+    start: float = 0.0
+    end: float = 1.0
+    until: float = 0.5
+
+    def __call__(self, progress: float) -> float:
+        """The weight at a share of the steps."""
+        return self.start + (self.end - self.start) * min(progress / self.until, 1.0)
 
 
 @dataclass(frozen=True)
@@ -29,7 +60,7 @@ class Term:
     of
         ``of(model, trace)``: a value for each cell, or one number, in nats.
     weight
-        Its factor.
+        Its factor; a `Ramp` where it changes during the fit.
     per
         ``cell``: one value a cell, averaged. ``dataset``: one number for the whole data set, so a cell
         bears 1/n of it. ``minibatch``: one number, taken as it is.
@@ -37,7 +68,7 @@ class Term:
 
     name: str
     of: Callable[[LatentModel, Trace], Tensor]
-    weight: float = 1.0
+    weight: float | Ramp = 1.0
     per: Literal["cell", "minibatch", "dataset"] = "cell"
 
 
@@ -63,8 +94,20 @@ class Objective:
             raise ValueError(msg)
         self.terms = terms
 
-    def __call__(self, model: LatentModel, trace: Trace, *, share: float) -> dict[str, Tensor]:
-        """Each weighted term; ``share`` is the number of cells the average is taken over."""
+    def __call__(
+        self, model: LatentModel, trace: Trace, *, share: float, progress: float = 1.0
+    ) -> dict[str, Tensor]:
+        """Each weighted term.
+
+        Parameters
+        ----------
+        model, trace
+            What is judged.
+        share
+            Number of cells the average is taken over.
+        progress
+            Share of the fit's steps that are done, for weights that change.
+        """
         values = {}
         for term in self.terms:
             value = term.of(model, trace)
@@ -72,7 +115,8 @@ class Objective:
                 value = value.sum() / share
             elif term.per == "dataset":
                 value = value / trace.cells.layout.n_cells
-            values[term.name] = term.weight * value
+            weight = term.weight(progress) if isinstance(term.weight, Ramp) else term.weight
+            values[term.name] = weight * value
         return values
 
 
@@ -84,9 +128,9 @@ class Step(nn.Module):
         self.model = model
         self.objective = objective
 
-    def forward(self, cells: object, share: float) -> dict[str, Tensor]:
+    def forward(self, cells: object, share: float, progress: float = 1.0) -> dict[str, Tensor]:
         """Trace the cells and evaluate every term."""
-        return self.objective(self.model, self.model(cells), share=share)
+        return self.objective(self.model, self.model(cells), share=share, progress=progress)
 
 
 def reconstruction(modality: str | None = None, *, weight: float = 1.0, drop: float = 0.0) -> Term:
@@ -123,6 +167,19 @@ def prior(latent: str, *, weight: float = 1.0) -> Term:
         return -model.prior(latent, trace).log_prob(trace.codes[latent].centre)
 
     return Term("prior", of, weight)
+
+
+def kl(latent: str, *, weight: float | Ramp = 1.0) -> Term:
+    """Kullback-Leibler divergence of the codes' posterior from their prior, :math:`\\mathrm{KL}(q_i \\| p)`.
+
+    In closed form where the prior has one, else from the code that was drawn; the prior says which.
+    """
+
+    def of(model: LatentModel, trace: Trace) -> Tensor:
+        code = trace.codes[latent]
+        return model.prior(latent, trace).kl(code.posterior, code.z)
+
+    return Term("kl", of, weight)
 
 
 def hyperprior(latent: str, *, weight: float = 1.0, per: Literal["cell", "dataset"] = "dataset") -> Term:

@@ -31,6 +31,10 @@ class Density(Protocol):
         """Draw codes."""
         ...
 
+    def kl(self, posterior: Any, z: Float[Tensor, "n d"], /) -> Float[Tensor, " n"]:
+        """How far a posterior is from it, in nats: in closed form, or by the codes ``z`` drawn from it."""
+        ...
+
 
 @runtime_checkable
 class Observed(Protocol):

@@ -5,6 +5,6 @@ from chreode.decoders.joint import Joint
 from chreode.decoders.layered import layered
 from chreode.decoders.linear import Linear
 from chreode.decoders.mlp import MLP
-from chreode.decoders.readout import Conditions, Readout
+from chreode.decoders.readout import Readout
 
-__all__ = ["MLP", "Conditions", "Hidden", "Joint", "Linear", "Readout", "layered"]
+__all__ = ["MLP", "Hidden", "Joint", "Linear", "Readout", "layered"]

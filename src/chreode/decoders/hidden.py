@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from chreode.axes import Float, Tensor
-from chreode.decoders.readout import Conditions
+from chreode.layers import Layers, has_bias
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from chreode.cells import Cells
+    from chreode.layers import Norm
     from chreode.layout import Layout
 
 __all__ = ["Hidden"]
 
 
 class Hidden(nn.Module):
-    """Layers of rectified units over the codes of all latents, the first shifted by the cell's conditions.
-
-    .. math:: h_0 = \\mathrm{relu}(W_0 z + b_0 + c_i), \\qquad h_l = \\mathrm{relu}(W_l h_{l-1} + b_l)
+    """Hidden layers (`chreode.layers.Layers`) over the codes of all latents.
 
     Parameters
     ----------
@@ -35,6 +33,10 @@ class Hidden(nn.Module):
         Widths, at least one.
     columns
         Which conditions shift the first layer; None for all.
+    deep
+        Whether they shift every layer.
+    norm
+        How units are normalised; not at all by default.
     """
 
     def __init__(
@@ -44,19 +46,14 @@ class Hidden(nn.Module):
         hidden: Sequence[int],
         *,
         columns: Collection[str] | None = None,
+        deep: bool = False,
+        norm: Norm = "none",
     ) -> None:
         super().__init__()
         self.inputs = list(inputs)
-        widths = [sum(inputs.values()), *hidden]
-        self.first = nn.Linear(widths[0], widths[1])
-        self.conditions = Conditions(layout, widths[1], columns=columns)
-        layers: list[nn.Module] = [nn.ReLU()]
-        for before, after in itertools.pairwise(widths[1:]):
-            layers += [nn.Linear(before, after), nn.ReLU()]
-        self.rest = nn.Sequential(*layers)
+        first = nn.Linear(sum(inputs.values()), hidden[0], bias=has_bias(norm))
+        self.layers = Layers(first, layout, hidden, columns=columns, deep=deep, norm=norm)
 
     def forward(self, z: Mapping[str, Float[Tensor, "n d"]], cells: Cells) -> Float[Tensor, "n w"]:
         """The last layer's units."""
-        hidden = self.first(torch.cat([z[name] for name in self.inputs], 1))
-        shift = self.conditions(cells)
-        return self.rest(hidden if shift is None else hidden + shift)
+        return self.layers(torch.cat([z[name] for name in self.inputs], 1), cells)

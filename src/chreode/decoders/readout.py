@@ -1,4 +1,4 @@
-"""The last layer of every decoder: conditions, and one likelihood head a modality."""
+"""The last layer of every decoder: one likelihood head a modality."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from chreode.axes import Float, Tensor
 from chreode.decoders.product import Product
 from chreode.decoders.seen import Seen
 from chreode.errors import InputError
+from chreode.layers import Conditions
 from chreode.named import Named
 
 if TYPE_CHECKING:
@@ -20,49 +21,7 @@ if TYPE_CHECKING:
     from chreode.layout import Layout
     from chreode.parts import Observed
 
-__all__ = ["Conditions", "Readout"]
-
-
-class Conditions(nn.Module):
-    """A vector for every level of every condition, added up: what batch and covariates do to a layer.
-
-    .. math:: h_i = \\sum_{b} \\Big(e_{b, l_{ib}} - \\frac{1}{c_b} \\sum_{l} e_{bl}\\Big)
-              + \\sum_{v} x_{iv}\\, e_v
-
-    The vectors of one column have zero mean by construction, so an unknown or missing level, which adds
-    nothing, is the average one. A missing continuous value adds nothing either.
-
-    Parameters
-    ----------
-    layout
-        Its ``conditions`` are used.
-    width
-        Length of the vectors.
-    columns
-        Which of them; None for all.
-    """
-
-    def __init__(self, layout: Layout, width: int, *, columns: Collection[str] | None = None) -> None:
-        super().__init__()
-        used = {name: c for name, c in layout.conditions.items() if columns is None or name in columns}
-        self.columns = list(used)
-        rows = [max(1, len(c.levels)) for c in used.values()]
-        self.categorical = [c.categorical for c in used.values()]
-        self.vectors = nn.ParameterList([nn.Parameter(torch.zeros(r, width)) for r in rows])
-
-    def forward(self, cells: Cells) -> Float[Tensor, "n w"] | None:
-        """The sum for each cell; None without conditions."""
-        total = None
-        for column, categorical, vectors in zip(self.columns, self.categorical, self.vectors, strict=True):
-            value = cells.covariates[column]
-            if categorical:
-                # An extra row of zeros stands for the unknown level -1.
-                table = torch.cat([vectors - vectors.mean(0), vectors.new_zeros(1, vectors.shape[1])])
-                part = table[value]
-            else:
-                part = value.nan_to_num(0.0)[:, None] * vectors
-            total = part if total is None else total + part
-        return total
+__all__ = ["Readout"]
 
 
 class Readout(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +10,19 @@ from torch import nn
 
 from chreode.axes import Float, Tensor
 from chreode.cells import CSR, Cells
+from chreode.infer.posterior import GaussianPosterior
+from chreode.layers import Layers, has_bias
 from chreode.parts import Code, Given
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
+    from chreode.layers import Norm
     from chreode.layout import Layout
 
 __all__ = ["Encoder", "SparseLinear"]
+
+_LEAST = 1e-4  # variance of a code
 
 
 class _SparseProduct(torch.autograd.Function):
@@ -45,27 +49,30 @@ class SparseLinear(nn.Module):
         Input features ``g``.
     hidden
         Output units.
+    bias
+        Whether :math:`b` is added.
     """
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, *, bias: bool = True) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(width, hidden).uniform_(-1, 1) / width**0.5)
-        self.bias = nn.Parameter(torch.zeros(hidden))
+        self.bias = nn.Parameter(torch.zeros(hidden)) if bias else None
 
     def forward(self, values: CSR | Tensor) -> Float[Tensor, "n h"]:
         """``X W + b``."""
-        if isinstance(values, CSR):
-            return _SparseProduct.apply(self.weight, values) + self.bias
-        return values @ self.weight + self.bias
+        units = _SparseProduct.apply(self.weight, values) if isinstance(values, CSR) else values @ self.weight
+        return units if self.bias is None else units + self.bias
 
 
 class Encoder(nn.Module):
-    """A deterministic encoder: values to code, without looking at the batch.
+    """A network from a cell's values to its code, or to a Gaussian over it.
 
-    .. math:: z_i = W_2\\,\\mathrm{relu}(\\ldots \\mathrm{relu}(W_0 u_i + b_0)), \\qquad
-              u_{ig} = \\log(1 + 10^4\\,x_{ig}/s_i)
+    .. math:: h_0 = \\mathrm{act}(W_0 u_i + b_0 + c_i), \\quad h_l = \\mathrm{act}(W_l h_{l-1} + b_l), \\quad
+              z_i = W h_L + b \\quad\\text{or}\\quad q(z_i) = N(W h_L + b,\\ e^{V h_L + a} + 10^{-4})
 
-    for counts; other values enter as they are. Features that a panel did not measure add nothing.
+    with :math:`u_{ig} = \\log(1 + 10^4\\,x_{ig}/s_i)` for counts; other values enter as they are. Features
+    that a panel did not measure add nothing. In training a code is drawn from the Gaussian, else it is its
+    mean.
 
     Parameters
     ----------
@@ -74,31 +81,62 @@ class Encoder(nn.Module):
     dim
         Dimensions ``d`` of the code.
     hidden
-        Widths of the hidden layers.
+        Widths of the hidden layers; none makes it linear.
+    posterior
+        Whether it gives a Gaussian instead of a code.
+    norm, dropout
+        Of the hidden layers, as in `chreode.layers.Layers`.
+    scaled
+        Whether counts are brought to 10,000 a cell first; else :math:`u_{ig} = \\log(1 + x_{ig})`.
+    columns
+        The conditions it sees, :math:`c_i` (`chreode.layers.Conditions`); none by default, so that a batch
+        it was not trained with needs nothing.
     """
 
     free = False  # the code is a function of the values
 
-    def __init__(self, layout: Layout, dim: int, *, hidden: Sequence[int] = (100,)) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        dim: int,
+        *,
+        hidden: Sequence[int] = (100,),
+        posterior: bool = False,
+        norm: Norm = "none",
+        dropout: float = 0.0,
+        scaled: bool = True,
+        columns: Collection[str] = (),
+    ) -> None:
         super().__init__()
         self.modality = next(iter(layout.modalities))
         described = layout.modalities[self.modality]
-        self.counts = described.kind == "counts"
-        self.widths = widths = [*hidden, dim]
-        self.first = SparseLinear(described.n_features, widths[0])
-        layers: list[nn.Module] = []
-        for before, after in itertools.pairwise(widths):
-            layers += [nn.ReLU(), nn.Linear(before, after)]
-        self.rest = nn.Sequential(*layers)
+        self.counts, self.scaled, self.posterior = described.kind == "counts", scaled, posterior
+        self.widths = [*hidden, dim * (1 + posterior)]
+        bias = has_bias(norm) if hidden else True
+        first = SparseLinear(described.n_features, self.widths[0], bias=bias)
+        # A linear encoder has no units: its one layer gives the code.
+        self.layers = (
+            Layers(first, layout, hidden, columns=columns, deep=True, norm=norm, dropout=dropout)
+            if hidden
+            else None
+        )
+        self.output = nn.Linear(hidden[-1], self.widths[-1]) if hidden else first
 
     def forward(self, cells: Cells, given: Given | None = None) -> Code:
         """Encode the cells."""
         values = cells.measured[self.modality]
         if self.counts and isinstance(values, CSR):
-            factor = 1e4 / cells.size[self.modality].clamp(min=1)
-            values = values.with_value(torch.log1p(values.value * factor[values.row]))
-        return Code(self.rest(self.first(values)))
+            counts = values.value
+            if self.scaled:
+                counts = counts * (1e4 / cells.size[self.modality].clamp(min=1))[values.row]
+            values = values.with_value(torch.log1p(counts))
+        found = self.output(values if self.layers is None else self.layers(values, cells))
+        if not self.posterior:
+            return Code(found)
+        mean, log_variance = found.chunk(2, dim=1)
+        posterior = GaussianPosterior(mean, log_variance.exp() + _LEAST)
+        return Code(posterior.sample() if self.training else mean, posterior, centre=mean)
 
     def propose(self, cells: Cells) -> Float[Tensor, "n d"]:
-        """The code itself."""
-        return self(cells).z
+        """The code itself, or the mean of its Gaussian."""
+        return self(cells).centre

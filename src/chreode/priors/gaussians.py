@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 
@@ -97,6 +98,15 @@ class MixtureDensity:
         # On a GPU reading the count would wait for it; components not in use weigh -inf there instead.
         k = len(self.means_all) if self.means_all.is_cuda else self.count
         return self._joint(z, k).logsumexp(1)
+
+    def kl(self, posterior: Any, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """Kullback-Leibler divergence of a posterior, estimated without bias by one code drawn from it.
+
+        .. math:: \\widehat{\\mathrm{KL}} = \\log q(z) - \\log p(z), \\qquad z \\sim q
+
+        There is no closed form for a mixture.
+        """
+        return posterior.log_prob(z) - self.log_prob(z)
 
     def log_joint(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         """Log weight plus log density of each component at each code, in nats."""

@@ -70,6 +70,10 @@ class LabelledDensity:
         """Log density of each cell's code given its level where known, in nats."""
         return self.log_joint(z).logsumexp(1)
 
+    def kl(self, posterior: Any, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """As of `chreode.priors.MixtureDensity`: estimated by one code drawn from the posterior."""
+        return posterior.log_prob(z) - self.log_prob(z)
+
     def log_joint(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         """Log density with each level that is possible for the cell, in nats; ``-inf`` for the others.
 

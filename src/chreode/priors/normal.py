@@ -43,6 +43,14 @@ class NormalDensity:
         """Log density of each code, in nats."""
         return -0.5 * z.square().sum(1) - 0.5 * self.dim * math.log(2 * math.pi)
 
+    def kl(self, posterior: Any, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """Kullback-Leibler divergence of a Gaussian posterior, in closed form; the codes ``z`` do not matter.
+
+        .. math:: \\mathrm{KL} = \\tfrac12 \\sum_d m_d^2 + v_d - \\log v_d - 1
+        """
+        mean, variance = posterior.mean, posterior.variance
+        return 0.5 * (mean.square() + variance - variance.log() - 1).sum(1)
+
     def sample(self, n: int, generator: torch.Generator) -> Float[Tensor, "n d"]:
         """Draw codes, on the device of the generator."""
         return torch.randn(n, self.dim, generator=generator, device=generator.device)
@@ -92,6 +100,10 @@ class FlatDensity:
     def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """Zero for each code."""
         return z.new_zeros(len(z))
+
+    def kl(self, posterior: Any, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """The posterior's own log density at the codes drawn, since its entropy is all that counts."""
+        return posterior.log_prob(z)
 
     def sample(self, n: int, generator: torch.Generator) -> Float[Tensor, "n d"]:
         """Refuse: there is nothing to draw from.

@@ -3,5 +3,6 @@
 from chreode.recipes.autodecoder import autodecoder
 from chreode.recipes.dgd import dgd, scdgd
 from chreode.recipes.joint import multidgd
+from chreode.recipes.vae import scvi
 
-__all__ = ["autodecoder", "dgd", "multidgd", "scdgd"]
+__all__ = ["autodecoder", "dgd", "multidgd", "scdgd", "scvi"]

@@ -1,0 +1,135 @@
+"""Posteriors, divergences, and weights that rise during the fit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from torch import distributions
+
+import chreode as ch
+from chreode.cells import CSR
+from chreode.infer import Encoder
+from chreode.infer.posterior import GaussianPosterior
+from chreode.objective import Ramp
+from chreode.priors import LabelledMixture, MixtureDensity, StandardNormal
+from parts import tiny
+
+if TYPE_CHECKING:
+    from chreode.recipe import Build
+
+
+def posterior(n: int = 4, d: int = 3) -> GaussianPosterior:
+    draw = torch.Generator().manual_seed(0)
+    mean, scale = (torch.randn(n, d, generator=draw, dtype=torch.float64) for _ in range(2))
+    return GaussianPosterior(mean, (0.5 * scale).exp())
+
+
+def test_a_posterior_is_the_normal_of_torch() -> None:
+    q, z = posterior(), torch.randn(4, 3, dtype=torch.float64)
+    reference = distributions.Normal(q.mean, q.variance.sqrt())
+    torch.testing.assert_close(q.log_prob(z), reference.log_prob(z).sum(1))
+    many = GaussianPosterior(q.mean.repeat(50_000, 1), q.variance.repeat(50_000, 1))
+    drawn = many.sample(torch.Generator().manual_seed(1)).reshape(50_000, 4, 3)
+    torch.testing.assert_close(drawn.mean(0), q.mean, atol=0.03, rtol=0)
+    torch.testing.assert_close(drawn.var(0), q.variance, atol=0.03, rtol=0.03)
+
+
+def test_the_divergence_from_a_standard_normal_is_exact() -> None:
+    q = posterior()
+    reference = distributions.kl_divergence(
+        distributions.Normal(q.mean, q.variance.sqrt()),
+        distributions.Normal(torch.zeros(()).double(), torch.ones(()).double()),
+    )
+    torch.testing.assert_close(StandardNormal(3)().kl(q, q.mean), reference.sum(1))
+
+
+def test_the_divergence_from_a_mixture_is_estimated_without_bias() -> None:
+    """A mixture of one component has the closed form too."""
+    q = posterior()
+    one = MixtureDensity(torch.zeros(1), torch.zeros(1, 3).double(), torch.zeros(1, 3).double())
+    exact, draw = StandardNormal(3)().kl(q, q.mean), torch.Generator().manual_seed(2)
+    estimates = torch.stack([one.kl(q, q.sample(draw)) for _ in range(20_000)])
+    error = estimates.std(0) / 20_000**0.5
+    assert ((estimates.mean(0) - exact).abs() < 4 * error).all()
+
+
+def test_the_divergence_from_labelled_components_is_that_from_each_cells_own() -> None:
+    cells = tiny()
+    prior = LabelledMixture("type", 3, 3)
+    with torch.no_grad():
+        prior.mixture().means_all.copy_(4 * torch.eye(3))
+    density = prior(cells[:4])
+    q = GaussianPosterior(torch.zeros(4, 3), torch.ones(4, 3))
+    z = q.sample(torch.Generator().manual_seed(0))
+    torch.testing.assert_close(density.kl(q, z), q.log_prob(z) - density.log_prob(z))
+
+
+def test_a_weight_rises_by_steps_and_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+    monkeypatch.setattr(Ramp, "__call__", lambda _, progress: seen.append(progress) or 1.0)
+    ch.fit(tiny(), ch.recipes.scvi(dim=2, hidden=(4,)), epochs=4, validation=0, progress=False)
+    assert len(seen) == 4  # a step an epoch
+    np.testing.assert_allclose(seen, [0, 0.25, 0.5, 0.75])
+
+
+def test_the_full_weight_is_reached_whatever_the_number_of_cells() -> None:
+    ramp = Ramp(0.0, 2.0, until=0.25)
+    assert [ramp(t) for t in (0.0, 0.125, 0.25, 1.0)] == [0.0, 1.0, 2.0, 2.0]
+
+
+def test_the_model_returned_is_one_of_the_full_weight() -> None:
+    history = ch.fit(tiny(), ch.recipes.scvi(dim=2, hidden=(4,)), epochs=40, progress=False).history
+    arrived = history.index[history["event"].str.contains("full weight")]
+    assert len(arrived) == 1
+    assert history["validation"][arrived[0] + 1 :].notna().any()
+
+
+@pytest.mark.parametrize("norm", ["none", "batch", "layer"])
+def test_an_encoder_answers_alike_for_sparse_and_dense_counts(norm: str) -> None:
+    cells = tiny()
+    torch.manual_seed(0)
+    encoder = Encoder(cells.layout, 3, hidden=(5, 4), posterior=True, norm=norm, columns=("plate",)).eval()
+    dense = cells.replace(measured={"rna": CSR.of(cells.measured["rna"].dense().numpy())})
+    torch.testing.assert_close(encoder(cells).z, encoder(dense).z)
+
+
+def test_an_encoder_that_does_not_see_the_batch_does_not_depend_on_it() -> None:
+    cells = tiny()
+    other = cells.do(plate=None)
+    for columns, same in (((), True), (("plate",), False)):
+        torch.manual_seed(0)
+        encoder = Encoder(cells.layout, 3, hidden=(5,), columns=columns).eval()
+        with torch.no_grad():
+            for parameter in encoder.parameters():
+                parameter += 0.1 * torch.randn_like(parameter)
+        assert torch.equal(encoder(cells).z, encoder(other).z) is same
+
+
+def test_codes_vary_in_training_alone() -> None:
+    cells = tiny().numbered()
+    build: Build = ch.recipes.scvi(dim=2, hidden=(4,), dropout=0.0).build(cells.layout)
+    model = build.model.eval()
+    assert torch.equal(model(cells).codes["cell"].z, model(cells).codes["cell"].z)
+    model.train()
+    first, second = model(cells).codes["cell"], model(cells).codes["cell"]
+    assert not torch.equal(first.z, second.z)
+    torch.testing.assert_close(first.centre, second.centre)
+
+
+def test_groups_are_found_and_batches_are_mixed() -> None:
+    from sklearn.neighbors import KNeighborsClassifier
+
+    from parts import table
+
+    cells = ch.read(table(600), batch="plate", label="type")
+    model = ch.fit(cells, ch.recipes.scvi(dim=4, hidden=(32,)), epochs=80, progress=False)
+    z, labels = model.embedded.embedding, model.embedded.level_names("label").astype(str)
+    plates = model.embedded.level_names("batch").astype(str)
+    half = np.arange(600) % 2 == 0
+    told = KNeighborsClassifier(15).fit(z[half], labels[half]).score(z[~half], labels[~half])
+    plate_told = KNeighborsClassifier(15).fit(z[half], plates[half]).score(z[~half], plates[~half])
+    assert told > 0.98
+    assert plate_told < 0.6
