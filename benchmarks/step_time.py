@@ -1,10 +1,11 @@
-"""Training steps a second and memory: scDGD beside scvi-tools' SCVI, in one run.
+"""Training steps a second and memory: scDGD, or scVI, beside scvi-tools' SCVI, in one run.
 
     python benchmarks/step_time.py --peers-python peers/bin/python --out benchmarks/results/step_time.md
 
 Both train by their own loops on the same file: negative binomial, 128 hidden units in one layer, 20 latent
 dimensions, minibatches of 128 cells, 20,000 features of which 10 % are not zero; optimiser and data loading
-included. SCVI also has an encoder: that is what free codes save. Each side runs in a process of its own, its
+included. SCVI also has an encoder: that is what free codes save; with ``--recipe scvi`` ours has it too, and
+``--likelihood`` is that of both sides. Each side runs in a process of its own, its
 threads bound to cores, in turn, several times; the ratio is taken turn by turn. Memory is the rise of the
 peak resident size above its value just before training (Linux). ``--profile`` prints where our step's time
 goes, ``--scale`` our time and memory from 1,000 to 100,000 cells, ``--device cuda`` both on a GPU with our
@@ -22,6 +23,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import results
@@ -62,7 +64,17 @@ def reset_peak() -> float:
     return resident("VmRSS")
 
 
-def ours(path: Path, *, epochs: int, device: str, precision: str = "auto") -> dict[str, float]:
+def recipe_of(name: str, likelihood: str) -> Any:
+    """What our side trains, as wide as the other's."""
+    import chreode as ch
+
+    widths = {"hidden": (WIDTHS["hidden"],), "dim": WIDTHS["latent"], "likelihood": likelihood}
+    return ch.recipes.scvi(**widths) if name == "scvi" else ch.recipes.scdgd(components=10, **widths)
+
+
+def ours(
+    path: Path, *, epochs: int, device: str, precision: str, recipe: str, likelihood: str
+) -> dict[str, float]:
     """Steps a second of `chreode.fit`, the first epoch left out, and memory."""
     # What training imports is loaded before, as it is on the other side: memory is that of the training.
     import anndata as ad
@@ -74,10 +86,10 @@ def ours(path: Path, *, epochs: int, device: str, precision: str = "auto") -> di
     import chreode as ch
 
     cells = ch.read(ad.AnnData(sp.load_npz(path)))
-    recipe = ch.recipes.scdgd(hidden=(WIDTHS["hidden"],), dim=WIDTHS["latent"], components=10)
+    made = recipe_of(recipe, likelihood)
     before = reset_peak()
     how = {"device": device, "precision": precision, "progress": False}
-    model = ch.fit(cells, recipe, epochs=epochs, validation=0, **how)
+    model = ch.fit(cells, made, epochs=epochs, validation=0, **how)
     seconds = np.diff(model.history["seconds"].to_numpy())
     # The epoch after which the components are placed holds an event, not only steps.
     plain = seconds[model.history["event"].to_numpy()[1:] == ""]
@@ -89,7 +101,7 @@ def ours(path: Path, *, epochs: int, device: str, precision: str = "auto") -> di
     }
 
 
-def theirs(path: Path, *, epochs: int, device: str) -> dict[str, float]:
+def theirs(path: Path, *, epochs: int, device: str, likelihood: str) -> dict[str, float]:
     """Steps a second of SCVI's own training, the first epoch left out, and memory."""
     import logging
     import warnings
@@ -109,7 +121,7 @@ def theirs(path: Path, *, epochs: int, device: str) -> dict[str, float]:
     adata = ad.AnnData(sp.load_npz(path))
     scvi.model.SCVI.setup_anndata(adata)
     model = scvi.model.SCVI(
-        adata, n_hidden=WIDTHS["hidden"], n_latent=WIDTHS["latent"], n_layers=1, gene_likelihood="nb"
+        adata, n_hidden=WIDTHS["hidden"], n_latent=WIDTHS["latent"], n_layers=1, gene_likelihood=likelihood
     )
     before = reset_peak()
     start = time.perf_counter()
@@ -129,7 +141,7 @@ def theirs(path: Path, *, epochs: int, device: str) -> dict[str, float]:
     }
 
 
-def profile(path: Path, *, steps: int = 20) -> str:
+def profile(path: Path, *, recipe: str, likelihood: str, steps: int = 20) -> str:
     """A table of what our training step spends its time on."""
     import anndata as ad
     import torch
@@ -142,9 +154,7 @@ def profile(path: Path, *, steps: int = 20) -> str:
     from chreode.optim import CodeAdam, codebooks, optimiser
 
     cells = ch.read(ad.AnnData(sp.load_npz(path)))
-    build = ch.recipes.scdgd(hidden=(WIDTHS["hidden"],), dim=WIDTHS["latent"], components=10).build(
-        cells.layout
-    )
+    build = recipe_of(recipe, likelihood).build(cells.layout)
     step, adam = Step(build.model, build.objective).train(), optimiser(build.model, build.plan)
     codes = [CodeAdam(book, lr=1e-2) for book in codebooks(build.model).values()]
 
@@ -181,7 +191,8 @@ def worker(
         f"--threads={options.threads}",
         *flags,
     ]
-    command += [f"--device={options.device}", f"--precision={options.precision}"]
+    for name in ("device", "precision", "recipe", "likelihood"):
+        command.append(f"--{name}={getattr(options, name)}")
     # Threads stay on their cores, on both sides: now and then a scheduler runs two on one, for a whole run.
     environment = {**os.environ, "OMP_PROC_BIND": "true"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -214,7 +225,7 @@ def compare(options: argparse.Namespace, folder: Path) -> list[str]:
             f"| {name} | {middle(side, 'steps_per_second')} | "
             f"{1e3 / np.median([row[side]['steps_per_second'] for row in rows]):.1f} | "
             f"{middle(side, 'memory')} |"
-            for side, name in enumerate(("chreode scDGD", "scvi-tools SCVI"))
+            for side, name in enumerate((f"chreode {options.recipe}", "scvi-tools SCVI"))
         ),
         "",
         f"Steps a second, ours over theirs, turn by turn: median {np.median(ratios):.1f} "
@@ -256,6 +267,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="auto", help="of our side; see chreode.fit")
+    parser.add_argument("--recipe", choices=("scdgd", "scvi"), default="scdgd")
+    parser.add_argument("--likelihood", choices=("nb", "zinb", "poisson"), default="nb")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--scale", action="store_true")
     parser.add_argument("--out", type=Path)
@@ -264,9 +277,10 @@ def main() -> None:
 
     torch.set_num_threads(options.threads)
     if options.worker:
-        how = {"epochs": options.epochs, "device": options.device}
+        how = {"epochs": options.epochs, "device": options.device, "likelihood": options.likelihood}
         if options.worker == "ours":
-            print(json.dumps(ours(options.file, **how, precision=options.precision)))
+            ran = ours(options.file, **how, precision=options.precision, recipe=options.recipe)
+            print(json.dumps(ran))
         else:
             print(json.dumps(theirs(options.file, **how)))
         return
@@ -280,9 +294,12 @@ def main() -> None:
         if options.peers_python:
             lines += compare(options, Path(folder))
         if options.profile:
-            path = Path(folder) / "profile.npz"
+            path, what = (
+                Path(folder) / "profile.npz",
+                {"recipe": options.recipe, "likelihood": options.likelihood},
+            )
             simulate(path, n_cells=1_280, n_features=options.features, density=0.1)
-            lines += ["", "Where the time of our step goes:", "", "```", profile(path), "```"]
+            lines += ["", "Where the time of our step goes:", "", "```", profile(path, **what), "```"]
         if options.scale:
             lines += ["", *scale(options, Path(folder))]
     results.put(lines, options.out)

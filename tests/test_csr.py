@@ -36,6 +36,17 @@ def test_rows_are_those_of_the_dense_matrix(rows: list[int], wide: bool) -> None
     assert taken.crow.dtype == torch.int64
 
 
+@pytest.mark.parametrize("wide", [False, True], ids=["32 bits", "64 bits"])
+def test_columns_become_rows(wide: bool) -> None:
+    csr = CSR.of(matrix())
+    if wide:
+        csr = CSR(csr.crow, csr.col.long(), csr.value, csr.width)
+    turned = csr.transposed()
+    assert turned.shape == (9, 6)
+    assert torch.equal(turned.dense(), csr.dense().T)
+    assert turned.crow.dtype == torch.int64
+
+
 def test_scipy_shares_the_memory() -> None:
     csr = CSR.of(matrix())
     other = csr.scipy()

@@ -117,6 +117,19 @@ class CSR:
         """Product with a dense matrix, at the cost of the non-zeros."""
         return self.torch() @ dense
 
+    def transposed(self) -> CSR:
+        """The same matrix with rows for columns."""
+        if self._small():
+            # SciPy sorts by column several times faster than PyTorch.
+            turned = self.scipy().tocsc()
+            crow, col, value = (torch.from_numpy(x) for x in (turned.indptr, turned.indices, turned.data))
+        else:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Sparse CS")
+                turned = self.torch().to_sparse_csc()
+            crow, col, value = turned.ccol_indices(), turned.row_indices(), turned.values()
+        return CSR(crow.long(), col, value, len(self))
+
     def torch(self) -> Tensor:
         """The same memory as a PyTorch sparse matrix."""
         with warnings.catch_warnings():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,9 +34,7 @@ class _SparseProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sparse CS")
-            return ctx.values.torch().to_sparse_csc().transpose(0, 1) @ grads[0].contiguous(), None
+        return ctx.values.transposed() @ grads[0].contiguous(), None
 
 
 class SparseLinear(nn.Module):
