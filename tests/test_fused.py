@@ -12,7 +12,7 @@ import torch
 import chreode.likelihoods
 from chreode import openmp
 from chreode.cells import CSR
-from chreode.likelihoods import compiled, fused, heads
+from chreode.likelihoods import compiled, formulas, heads
 
 N, G = 11, 300
 
@@ -44,6 +44,10 @@ def gradients() -> list[torch.Tensor]:
     head = heads["nb"](G, init=torch.logspace(-2, 3, G))
     value = head(raw, x.sum(1), None).log_prob(CSR.of(x.numpy()))
     found = [value.detach(), *torch.autograd.grad(value.sum(), [raw, head.log_theta])]
+    both = torch.cat([raw.detach(), torch.randn(N, G, generator=generator)], 1).requires_grad_()
+    head = heads["zinb"](G, init=torch.logspace(-2, 3, G))
+    value = head(both, x.sum(1), None).log_prob(CSR.of(x.numpy()))
+    found += [value.detach(), *torch.autograd.grad(value.sum(), [both, head.log_theta])]
     value = heads["bernoulli"](G)(raw, x.sum(1), None).log_prob(CSR.of((x > 0).float().numpy()))
     return [*found, value.detach(), *torch.autograd.grad(value.sum(), [raw])]
 
@@ -64,7 +68,9 @@ def test_threads_share_out_the_cells(threads, count):
     assert all(torch.equal(a, b) for a, b in zip(several, again, strict=True))
     for which, (a, b) in enumerate(zip(one, several, strict=True)):
         # Over cells, inverse dispersions are summed thread by thread.
-        torch.testing.assert_close(a, b) if which == 2 else torch.testing.assert_close(a, b, rtol=0, atol=0)
+        torch.testing.assert_close(a, b) if which in (2, 5) else torch.testing.assert_close(
+            a, b, rtol=0, atol=0
+        )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PyTorch's OpenMP has GNU's entry on Linux only")
@@ -96,22 +102,23 @@ def test_what_cannot_be_compiled_is_said_and_done_without(monkeypatch, caplog):
 
 
 def test_one_thread_of_many_is_not_worth_it(monkeypatch):
-    monkeypatch.setattr(fused, "threads", lambda: 1)
+    monkeypatch.setattr(openmp, "threads", lambda: 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
     assert compiled.compiled_for(torch.zeros(1, 2)) is None
 
 
-@pytest.mark.parametrize("name", ["nb", "bernoulli", "accessibility"])
+@pytest.mark.parametrize("name", ["nb", "zinb", "bernoulli", "accessibility"])
 def test_outputs_that_are_no_numbers_give_no_number(name):
-    raw = torch.zeros(3, G)
+    head = heads[name](G)
+    raw = torch.zeros(3, head.outputs * G)
     raw[0, 5], raw[1, 7] = torch.nan, torch.inf
     x = torch.ones(3, G)
-    value = heads[name](G)(raw, x.sum(1), None).log_prob(x)
+    value = head(raw, x.sum(1), None).log_prob(x)
     assert value.isfinite().tolist() == [False, False, True]
 
 
 def test_it_agrees_with_pytorch_from_the_smallest_to_the_largest():
     x = torch.cat([-torch.logspace(-10, 2.2, 500), torch.zeros(1), torch.tensor([-1e30])])
     out = torch.empty_like(x)
-    fused._exponentials(x.numpy(), torch.zeros(1).numpy()[0], out.numpy())
+    formulas.exponentials(x.numpy(), torch.zeros(1).numpy()[0], out.numpy())
     torch.testing.assert_close(out, x.exp(), rtol=3e-7, atol=1e-37)

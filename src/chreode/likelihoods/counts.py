@@ -308,8 +308,9 @@ class ZeroInflatedCounts:
     def log_prob(self, measured: Measured) -> Float[Tensor, " n"]:
         """Log probability of each cell's counts, in nats."""
         entries = NonZeros.of(measured, mask=self._mask, like=self._dropout)
-        score = partial(score_zero_inflated, entries, self._mask)
-        return log_prob(score, self._raw, self._size, self._log_theta)
+        fused = compiled_for(self._raw, "fused_inflated")
+        way = fused.score_zero_inflated if fused else score_zero_inflated
+        return log_prob(partial(way, entries, self._mask), self._raw, self._size, self._log_theta)
 
     @property
     def _kept(self) -> Float[Tensor, "n g"]:
