@@ -67,6 +67,10 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "dgd, normal prior": lambda: recipes.dgd(dim=4, hidden=(8,), mixture=False),
     "dgd, mixture": lambda: recipes.dgd(dim=4, hidden=(8,), components=3),
     "multidgd": lambda: recipes.multidgd(dim=4, hidden=(8, 8), components=3),
+    "vae": lambda: recipes.vae(dim=4, hidden=(8,)),
+    "vae, linear": lambda: recipes.vae(dim=4, hidden=()),
+    "beta_vae": lambda: recipes.beta_vae(dim=4, hidden=(8,), beta=2.0),
+    "ldvae": lambda: recipes.ldvae(dim=4, hidden=(8,)),
     "scvi": lambda: recipes.scvi(dim=4, hidden=(8,)),
     "scvi, deep, batch encoded": lambda: recipes.scvi(
         dim=4, hidden=(8, 8), likelihood="nb", encode_batch=True

@@ -3,6 +3,6 @@
 from chreode.recipes.autodecoder import autodecoder
 from chreode.recipes.dgd import dgd, scdgd
 from chreode.recipes.joint import multidgd
-from chreode.recipes.vae import scvi
+from chreode.recipes.vae import beta_vae, ldvae, scvi, vae
 
-__all__ = ["autodecoder", "dgd", "multidgd", "scdgd", "scvi"]
+__all__ = ["autodecoder", "beta_vae", "dgd", "ldvae", "multidgd", "scdgd", "scvi", "vae"]
