@@ -1,4 +1,4 @@
-"""Small SCVI models of scvi-tools with what they say of some cells; run by the peers' Python.
+"""Small SCVI and LinearSCVI models of scvi-tools with what they say of some cells; run by the peers' Python.
 
     peers/bin/python benchmarks/scvi_parity_peer.py OUT.npz
 
@@ -26,6 +26,10 @@ CASES: dict[str, dict[str, Any]] = {
     for batches in ("batches", "one batch")
 }
 CASES["two layers"] = {"gene_likelihood": "nb", "batches": True, "n_layers": 2}
+LINEAR = {"model": "LinearSCVI", "use_observed_lib_size": True}
+CASES["linear, batches"] = {**LINEAR, "gene_likelihood": "nb", "batches": True}
+CASES["linear, inflated"] = {**LINEAR, "gene_likelihood": "zinb", "batches": True, "bias": True}
+CASES["linear, one batch"] = {**LINEAR, "gene_likelihood": "poisson", "batches": False, "n_layers": 2}
 CASES["encoded batch"] = {
     "gene_likelihood": "zinb",
     "batches": True,
@@ -65,10 +69,11 @@ def main() -> None:
     kept["counts"], kept["batch"] = cells.X.toarray(), cells.obs["batch"].to_numpy().astype(str)
     for name, case in CASES.items():
         scvi.settings.seed = 0
-        arguments = {k: v for k, v in case.items() if k != "batches"}
+        arguments = {k: v for k, v in case.items() if k not in ("batches", "model")}
+        kind = getattr(scvi.model, case.get("model", "SCVI"))
         arguments = {"n_hidden": 7, "n_latent": 3, "n_layers": 1, "dropout_rate": 0.1, **arguments}
-        scvi.model.SCVI.setup_anndata(cells, batch_key="batch" if case["batches"] else None)
-        model = scvi.model.SCVI(cells, **arguments)
+        kind.setup_anndata(cells, batch_key="batch" if case["batches"] else None)
+        model = kind(cells, **arguments)
         model.train(20, accelerator="cpu", enable_progress_bar=False, batch_size=20)
         module = model.module.double().eval()
         noise = torch.randn(len(cells), 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -80,7 +85,7 @@ def main() -> None:
         kept |= {f"{name}/state/{k}": v for k, v in state.items()}
         kept |= {f"{name}/said/{k}": v for k, v in said(module, x, codes, noise).items()}
         kept[f"{name}/noise"] = noise.numpy()
-        kept[f"{name}/facts"] = np.asarray(json.dumps({**arguments, "batches": case["batches"]}))
+        kept[f"{name}/facts"] = np.asarray(json.dumps({**case, **arguments}))
     kept["version"] = np.asarray(scvi.__version__)
     np.savez(sys.argv[1], **kept)
 

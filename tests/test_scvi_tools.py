@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FIXTURE = Path(__file__).with_name("fixtures") / "scvi.safetensors"
 LIKELIHOODS = ("nb", "zinb", "poisson")
 CASES = [f"{one}, {batches}" for one in LIKELIHOODS for batches in ("batches", "one batch")]
-CASES += ["two layers", "encoded batch"]
+CASES += ["two layers", "encoded batch", "linear, batches", "linear, inflated", "linear, one batch"]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,8 @@ def rebuilt(kept: dict[str, Any], case: str) -> tuple[ch.Cells, LatentModel, Ste
     """The model of a case in double precision, and its cells."""
     facts = json.loads(kept[f"{case}/facts"])
     cells = ch.read(table(kept), batch="batch" if facts["batches"] else None)
-    recipe = ch.recipes.scvi(
+    make = ch.recipes.ldvae if "model" in facts else ch.recipes.scvi
+    recipe = make(
         dim=facts["n_latent"],
         hidden=(facts["n_hidden"],) * facts["n_layers"],
         likelihood=facts["gene_likelihood"],
@@ -116,8 +117,8 @@ class Trained:
 
     def __init__(self, kept: dict[str, Any], case: str, **changes: Any) -> None:
         facts = json.loads(kept[f"{case}/facts"])
-        given = {k: v for k, v in facts.items() if k != "batches"}
-        more = {k: given.pop(k) for k in ("encode_covariates",) if k in given}
+        given = {k: v for k, v in facts.items() if k not in ("batches", "model")}
+        more = {k: given.pop(k) for k in ("encode_covariates", "bias") if k in given}
         self.adata, self.is_trained = table(kept), True
         self.adata.layers["counts"] = self.adata.X.copy()
         self.adata.X = np.log1p(self.adata.X)
@@ -125,7 +126,7 @@ class Trained:
         key = "batch" if facts["batches"] else None
         levels = np.asarray(["a", "b", "c"] if key else [0], dtype=object)
         self.registry_ = {
-            "model_name": "SCVI",
+            "model_name": facts.get("model", "SCVI"),
             "setup_args": {"layer": "counts", "batch_key": key, "labels_key": None},
             "field_registries": {"batch": {"state_registry": {"categorical_mapping": levels}}},
         }
@@ -170,3 +171,20 @@ def test_what_cannot_be_read_is_refused(kept: dict[str, Any]) -> None:
     other = Trained(kept, CASES[0])
     other.registry_["model_name"] = "TOTALVI"
     refused(other, "found TOTALVI")
+
+
+def test_latent_totals_are_spoken_of(kept: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    theirs = Trained(kept, "linear, batches", use_observed_lib_size=False)
+    model = ch.from_scvi(theirs)
+    assert "observed ones" in caplog.text
+    mean = kept["linear, batches/said/mean"].numpy()
+    np.testing.assert_allclose(model.embedded.embedding, mean, rtol=1e-3, atol=1e-5)
+    loadings = model.module.decoder.loadings("rna")
+    assert loadings.shape == (24, 3)
+
+
+def test_weights_that_do_not_fit_are_refused(kept: dict[str, Any]) -> None:
+    theirs = Trained(kept, "two layers")
+    theirs.init_params_["non_kwargs"]["n_layers"] = 3
+    with pytest.raises(ch.InputError, match="another version of scvi-tools"):
+        ch.from_scvi(theirs)

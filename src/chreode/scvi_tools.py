@@ -1,7 +1,8 @@
-"""Models that scvi-tools trained, read into chreode's parts."""
+"""Models that scvi-tools trained, read into parts of chreode."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,44 +27,53 @@ if TYPE_CHECKING:
 
 __all__ = ["from_scvi", "translated"]
 
-# What `scvi` here has no part for, by argument: the values it can be translated from.
-_ARGUMENTS: dict[str, tuple[Any, ...]] = {
+# The recipe of each model, and, by argument, the values that it can be translated from.
+_RECIPES = {"SCVI": "scvi", "LinearSCVI": "ldvae"}
+_BOTH: dict[str, tuple[Any, ...]] = {
     "dispersion": ("gene",),
     "gene_likelihood": ("nb", "zinb", "poisson"),
     "latent_distribution": ("normal",),
-    "use_observed_lib_size": (True,),
-    "use_batch_norm": ("both",),
-    "use_layer_norm": ("none",),
-    "batch_representation": ("one-hot",),
-    "deeply_inject_covariates": (True,),
 }
+_ARGUMENTS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "SCVI": {
+        **_BOTH,
+        "use_observed_lib_size": (True,),
+        "use_batch_norm": ("both",),
+        "use_layer_norm": ("none",),
+        "batch_representation": ("one-hot",),
+        "deeply_inject_covariates": (True,),
+    },
+    "LinearSCVI": _BOTH,
+}
+_EPSILON = 1e-3  # of batch normalisation
 _SET_UP = ("size_factor_key", "categorical_covariate_keys", "continuous_covariate_keys")
 
 
 def from_scvi(model: Any) -> FittedModel:
-    """Read a trained ``scvi.model.SCVI`` with its cells; nothing is trained again.
+    """Read a trained ``scvi.model.SCVI`` or ``LinearSCVI`` with its cells; nothing is trained again.
 
     Encoder, decoder, dispersions and the state of batch normalisation are those of the model, so that codes
-    and likelihoods are the same. Everything that a fitted `chreode.recipes.scvi` offers works from there on,
-    among it cells of unseen batches, and saving without a pickle.
+    and likelihoods are the same. Everything that a fitted `chreode.recipes.scvi` (or `chreode.recipes.ldvae`)
+    offers works from there on, among it cells of unseen batches, and saving without a pickle. Totals that
+    were a latent variable there are the observed ones here, which a warning says.
 
     Parameters
     ----------
     model
-        A trained ``scvi.model.SCVI``, whose ``adata`` has the cells.
+        A trained ``scvi.model.SCVI`` or ``scvi.model.LinearSCVI``, whose ``adata`` has the cells.
 
     Raises
     ------
     InputError
-        For another model, one that is not trained, or one with parts that chreode's `scvi` has not: another
-        dispersion than one a gene, a latent library size, further covariates, layer normalisation.
+        For another model, one that is not trained, or one with parts that chreode has not: another
+        dispersion than one a gene, SCVI's latent library size, further covariates, layer normalisation.
     """
-    given, setup = _refused_unless_scvi(model), model.registry_["setup_args"]
+    given, setup = _refused_unless_known(model), model.registry_["setup_args"]
     mapping = model.registry_["field_registries"]["batch"]["state_registry"]["categorical_mapping"]
     batch = setup.get("batch_key") if len(mapping) > 1 else None
     cells = read(model.adata, counts=setup.get("layer"), batch=batch, label=setup.get("labels_key"))
     recipe = named(
-        "scvi",
+        _RECIPES[model.registry_["model_name"]],
         {
             "dim": given["n_latent"],
             "hidden": (given["n_hidden"],) * given["n_layers"],
@@ -78,7 +88,11 @@ def from_scvi(model: Any) -> FittedModel:
     module = recipe.build(layout).model
     levels = list(layout.covariates[batch].levels) if batch else []
     order = [[level_name(name) for name in mapping].index(level) for level in levels]
-    module.load_state_dict(translated(model.module.state_dict(), recipe, batches=order), strict=False)
+    state = translated(model.module.state_dict(), recipe, batches=order)
+    missing, unexpected = module.load_state_dict(state, strict=False)
+    if unexpected or any(".seen." not in name for name in missing):
+        msg = f"Expected the weights of {recipe.name}; found others ({listing([*missing, *unexpected])})."
+        raise InputError(msg + " Was this model made by another version of scvi-tools than 1.4?")
     module.decoder.readout.seen["rna"].note(cells)
     module.eval()
     found = FittedModel(
@@ -91,7 +105,7 @@ def from_scvi(model: Any) -> FittedModel:
 def translated(
     state: Mapping[str, Tensor], recipe: Recipe, *, batches: Sequence[int] = ()
 ) -> dict[str, Tensor]:
-    """Weights of scvi-tools' SCVI under the names of chreode's.
+    """Weights of scvi-tools' SCVI or LinearSCVI under the names of chreode's.
 
     What is added before batch normalisation is taken off the running mean instead: the bias, and the mean of
     what one-hot batches add, since `chreode.layers.Conditions` have mean zero.
@@ -101,28 +115,50 @@ def translated(
     state
         The state of ``SCVI.module``.
     recipe
-        `chreode.recipes.scvi` with the same layers.
+        `chreode.recipes.scvi` or `chreode.recipes.ldvae` with the same layers.
     batches
         Position in scvi-tools of each level, in chreode's order; empty without batches.
     """
     encoder, decoder = "latents.cell.infer", "decoder.hidden"
     seen = list(batches) if recipe.arguments["encode_batch"] else []
     found = _layers(state, "z_encoder.encoder", f"{encoder}.layers", batches=seen)
-    found |= _layers(state, "decoder.px_decoder", f"{decoder}.layers", batches=list(batches))
     first = f"{encoder}.layers.linear.0.weight"
     found[first] = found[first].T.contiguous()
-    outputs = ["decoder.px_scale_decoder.0"]
-    if recipe.arguments["likelihood"] == "zinb":
-        outputs.append("decoder.px_dropout_decoder")
     for part in ("weight", "bias"):
         both = [state[f"z_encoder.{which}_encoder.{part}"] for which in ("mean", "var")]
         found[f"{encoder}.output.{part}"] = torch.cat(both)
-        found[f"decoder.readout.outputs.rna.{part}"] = torch.cat(
-            [state[f"{name}.{part}"] for name in outputs]
-        )
+    inflated = recipe.arguments["likelihood"] == "zinb"
+    if recipe.name == "scvi":
+        found |= _layers(state, "decoder.px_decoder", f"{decoder}.layers", batches=list(batches))
+        names = ["decoder.px_scale_decoder.0", *(["decoder.px_dropout_decoder"] if inflated else [])]
+        outputs = {part: [state[f"{name}.{part}"] for name in names] for part in ("weight", "bias")}
+    else:
+        names = ["decoder.factor_regressor", *(["decoder.px_dropout_decoder"] if inflated else [])]
+        blocks = [_linear(state, name, batches=list(batches)) for name in names]
+        outputs = {part: [block[part] for block in blocks] for part in ("weight", "bias")}
+        if batches:
+            offsets = torch.cat([block["offsets"] for block in blocks], 1)
+            found["decoder.readout.offsets.rna.vectors.0"] = offsets
+    for part, parts in outputs.items():
+        found[f"decoder.readout.outputs.rna.{part}"] = torch.cat(parts)
     if recipe.arguments["likelihood"] != "poisson":
         found["decoder.readout.heads.rna.log_theta"] = state["px_r"]
     return found
+
+
+def _linear(state: Mapping[str, Tensor], name: str, *, batches: Sequence[int]) -> dict[str, Tensor]:
+    """A linear layer whose outputs are normalised by batch, as one that needs no normalising."""
+    linear, norm = (f"{name}.fc_layers.Layer 0.{part}" for part in (0, 1))
+    weight = state[f"{linear}.weight"]
+    bias = state.get(f"{linear}.bias", weight.new_zeros(len(weight)))
+    if f"{norm}.running_var" in state:
+        scale = state[f"{norm}.weight"] / (state[f"{norm}.running_var"] + _EPSILON).sqrt()
+        weight = weight * scale[:, None]
+        bias = (bias - state[f"{norm}.running_mean"]) * scale + state[f"{norm}.bias"]
+    if not batches:
+        return {"weight": weight, "bias": bias}
+    offsets = weight[:, -len(batches) :].T[list(batches)]
+    return {"weight": weight[:, : -len(batches)], "bias": bias + offsets.mean(0), "offsets": offsets}
 
 
 def _layers(
@@ -146,27 +182,33 @@ def _layers(
     return found
 
 
-def _refused_unless_scvi(model: Any) -> dict[str, Any]:
-    """The arguments that a trained SCVI was made with."""
+def _refused_unless_known(model: Any) -> dict[str, Any]:
+    """The arguments that a trained model was made with."""
     name = getattr(model, "registry_", {}).get("model_name")
-    if name != "SCVI":
-        msg = f"Expected a model of scvi-tools' SCVI; found {name or type(model).__name__}."
-        raise InputError(msg + " Give a trained scvi.model.SCVI.")
+    if name not in _RECIPES:
+        msg = (
+            f"Expected a model of scvi-tools' {' or '.join(_RECIPES)}; found {name or type(model).__name__}."
+        )
+        raise InputError(msg + " Give a trained scvi.model.SCVI or scvi.model.LinearSCVI.")
     if not model.is_trained:
         msg = "Expected a trained model; found one that is not. Call its train() first, or fit with chreode."
         raise InputError(msg)
     given = {**model.init_params_["non_kwargs"]}
     for more in model.init_params_["kwargs"].values():
         given |= more
-    for argument, known in _ARGUMENTS.items():
+    for argument, known in _ARGUMENTS[name].items():
         if given.get(argument, known[0]) not in known:
             msg = f"Expected {argument} to be {listing(known)}; found {given[argument]!r}."
-            raise InputError(msg + " chreode's scvi has no part for it: fit it anew with chreode.")
+            raise InputError(msg + " chreode has no part for it: fit it anew with chreode.")
     setup = model.registry_["setup_args"]
     for argument in _SET_UP:
         if setup.get(argument):
             msg = f"Expected a model set up without {argument}; found {setup[argument]!r}."
             raise InputError(msg + " Its columns cannot be translated yet: fit it anew with chreode.")
+    if not given.get("use_observed_lib_size", True):
+        logging.getLogger(__name__).warning(
+            "The totals of cells were a latent variable of this %s; here they are the observed ones.", name
+        )
     return given
 
 
