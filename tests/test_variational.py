@@ -120,16 +120,39 @@ def test_codes_vary_in_training_alone() -> None:
 
 
 def test_groups_are_found_and_batches_are_mixed() -> None:
+    from sklearn.decomposition import PCA
     from sklearn.neighbors import KNeighborsClassifier
 
     from parts import table
 
-    cells = ch.read(table(600), batch="plate", label="type")
+    adata, half = table(600), np.arange(600) % 2 == 0
+    cells = ch.read(adata, batch="plate", label="type")
     model = ch.fit(cells, ch.recipes.scvi(dim=4, hidden=(32,)), epochs=80, progress=False)
-    z, labels = model.embedded.embedding, model.embedded.level_names("label").astype(str)
-    plates = model.embedded.level_names("batch").astype(str)
-    half = np.arange(600) % 2 == 0
-    told = KNeighborsClassifier(15).fit(z[half], labels[half]).score(z[~half], labels[~half])
-    plate_told = KNeighborsClassifier(15).fit(z[half], plates[half]).score(z[~half], plates[~half])
-    assert told > 0.98
-    assert plate_told < 0.6
+    counts = adata.X.toarray()
+    plain = PCA(4).fit_transform(np.log1p(1e4 * counts / counts.sum(1, keepdims=True)))
+
+    def told(z: np.ndarray, column: str) -> float:
+        levels = model.embedded.level_names(column).astype(str)
+        return KNeighborsClassifier(15).fit(z[half], levels[half]).score(z[~half], levels[~half])
+
+    assert told(model.embedded.embedding, "label") > 0.98
+    # Half of it is chance.
+    assert told(model.embedded.embedding, "batch") < told(plain, "batch") - 0.1
+
+
+def test_an_encoders_answer_is_refined_when_asked_for() -> None:
+    from parts import table
+
+    model = ch.fit(tiny(), ch.recipes.scvi(dim=4, hidden=(8,)), epochs=20, progress=False)
+    new = table(40, seed=0)
+    state = {k: v.clone() for k, v in model.module.state_dict().items()}
+    encoded, same, refined = model.project(new), model.project(new, refine=0), model.project(new, refine=50)
+    np.testing.assert_array_equal(encoded.embedding, same.embedding)
+
+    def energy(embedded: ch.Embedded) -> torch.Tensor:
+        with torch.no_grad():
+            return model.module.energy(embedded.codes, embedded.cells)
+
+    assert (energy(refined) <= energy(encoded)).all()
+    assert (energy(refined) < energy(encoded) - 0.1).any()
+    assert all(torch.equal(state[k], v) for k, v in model.module.state_dict().items())

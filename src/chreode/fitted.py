@@ -104,7 +104,7 @@ class FittedModel:
         source
             Anything `chreode.read` takes; the training schema is reused and features are matched by name.
         refine
-            Steps at most. None: until converged, or none with a distilled encoder.
+            Steps at most. None: until converged, or none after an encoder, of the model or distilled.
         progress
             Whether to show a bar.
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["codes_of_all", "distil", "project"]
 
+_CLOSE = 0.03  # first step from an encoder's answer, which is near
+
 
 def project(
     model: LatentModel,
@@ -37,9 +39,10 @@ def project(
 ) -> dict[str, Float[Tensor, "n d"]]:
     """Codes of cells under a finished model, which stays bit-identical.
 
-    Without encoders every code begins at the best candidate under the joint density (a component's mean,
-    or the cell's principal components) and descends until it gains no more. With distilled encoders the
-    codes are theirs, moved by ``refine`` steps if asked to. Cells without a count are at the prior's mode.
+    Free codes begin at the best candidate under the joint density (a component's mean, or the cell's
+    principal components) and descend until they gain no more. With an encoder, the model's own or a distilled
+    one, codes are its answer, moved by ``refine`` steps if asked to. Cells without a count are at the
+    prior's mode.
 
     Parameters
     ----------
@@ -50,7 +53,7 @@ def project(
     encoders
         Distilled encoder by latent.
     refine
-        Steps at most; None means until converged without encoders, and none with them.
+        Steps at most; None means until converged for free codes, and none after an encoder.
     labelled
         Whether a supervised prior may place codes by the labels of the cells. Not where these codes are to be
         judged: there the label is hidden.
@@ -61,8 +64,10 @@ def project(
     columns = {latent.column for latent in model.latents.values()}
     if label and not labelled and columns & {label.column, "label"}:
         cells = cells.do(**{label.column: None})
-    if not encoders:
+    if not encoders and any(latent.infer.free for latent in model.latents.values()):
         return infer_codes(model, cells, steps=300 if refine is None else refine, show=show)
+    if not encoders:
+        return infer_codes(model, cells, steps=refine or 0, lr=_CLOSE, encoded=bool(refine), show=show)
     start: dict[str, list[Tensor]] = {name: [] for name in encoders}
     with frozen(model), torch.no_grad():
         for at in range(0, len(cells), 4096):
@@ -71,7 +76,7 @@ def project(
             for name, value in at_modes(model, some, encoded).items():
                 start[name].append(value)
     codes = {name: torch.cat(parts) for name, parts in start.items()}
-    return infer_codes(model, cells, start=codes, steps=refine, lr=0.03, show=show) if refine else codes
+    return infer_codes(model, cells, start=codes, steps=refine, lr=_CLOSE, show=show) if refine else codes
 
 
 def codes_of_all(model: LatentModel, cells: Cells, trained: np.ndarray) -> dict[str, Tensor]:

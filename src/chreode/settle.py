@@ -93,8 +93,9 @@ def settle(
     steps: int = 300,
     lr: float = 0.1,
     tolerance: float = 1e-2,
+    encoded: bool = False,
 ) -> dict[str, Float[Tensor, "n d"]]:
-    """Move free codes down the negative log joint until they stop gaining; the model stays bit-identical.
+    """Move codes down the negative log joint until they stop gaining; the model stays bit-identical.
 
     Adam on the codes alone. When ten steps gain less than ``tolerance`` nats a cell the step length is
     divided by three; after three such cuts the codes have converged. Each cell keeps the best code it met.
@@ -113,8 +114,10 @@ def settle(
         First step length, in units of the code.
     tolerance
         Gain that is still worth ten steps, in nats a cell.
+    encoded
+        Whether codes that an encoder gave are moved too; else only free ones.
     """
-    free = [name for name, latent in model.latents.items() if latent.infer.free]
+    free = [name for name, latent in model.latents.items() if encoded or latent.infer.free]
     codes = {name: value.detach().clone() for name, value in start.items()}
     if not free or not len(cells):
         return codes
@@ -153,6 +156,7 @@ def infer_codes(
     start: Mapping[str, Float[Tensor, "n d"]] | None = None,
     steps: int = 300,
     lr: float = 0.1,
+    encoded: bool = False,
     chunk: int | None = None,
     show: str | None = None,
 ) -> dict[str, Float[Tensor, "n d"]]:
@@ -166,7 +170,7 @@ def infer_codes(
         With counts.
     start
         Where to begin, by latent; None searches.
-    steps, lr
+    steps, lr, encoded
         As in `settle`.
     chunk
         Cells at a time, which bounds memory by ``chunk x g``; None for 512, fewer above 5,000 features.
@@ -185,6 +189,6 @@ def infer_codes(
                 begin = best_start(model, some)
             else:
                 begin = {name: value[at : at + chunk] for name, value in start.items()}
-            for name, value in settle(model, some, begin, steps=steps, lr=lr).items():
+            for name, value in settle(model, some, begin, steps=steps, lr=lr, encoded=encoded).items():
                 found[name].append(value)
     return {name: torch.cat(parts) if parts else torch.zeros(0) for name, parts in found.items()}
