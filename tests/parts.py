@@ -70,6 +70,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "vae": lambda: recipes.vae(dim=4, hidden=(8,)),
     "vae, linear": lambda: recipes.vae(dim=4, hidden=()),
     "beta_vae": lambda: recipes.beta_vae(dim=4, hidden=(8,), beta=2.0),
+    "vad": lambda: recipes.vad(dim=4, hidden=(8,)),
     "ldvae": lambda: recipes.ldvae(dim=4, hidden=(8,)),
     "scvi": lambda: recipes.scvi(dim=4, hidden=(8,)),
     "scvi, deep, batch encoded": lambda: recipes.scvi(

@@ -111,7 +111,7 @@ def test_embedded_covers_every_cell_in_order(name: str, fits: dict[str, FittedMo
     assert model.embedded.trained.sum() == len(cells) - round(0.1 * len(cells))
     for latent, book in codebooks(model.module).items():
         rows = torch.from_numpy(model.embedded.embeddings[latent][model.embedded.trained])
-        assert torch.equal(rows, book.weight)
+        assert torch.equal(rows, book.codes)
 
 
 @pytest.mark.parametrize("name", [n for n in RECIPES if n.startswith(("scdgd", "dgd"))])

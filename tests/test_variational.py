@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import anndata as ad
 import numpy as np
 import pytest
 import torch
@@ -156,3 +157,23 @@ def test_an_encoders_answer_is_refined_when_asked_for() -> None:
     assert (energy(refined) <= energy(encoded)).all()
     assert (energy(refined) < energy(encoded) - 0.1).any()
     assert all(torch.equal(state[k], v) for k, v in model.module.state_dict().items())
+
+
+def test_free_gaussians_are_as_wide_as_the_posterior() -> None:
+    """With a linear Gaussian decoder the posterior is known: N(M W'(x - b), M), M = (I + W'W)^-1."""
+    rng = np.random.default_rng(0)
+    loadings = rng.normal(0, 1.0, (12, 2))
+    x = rng.normal(size=(300, 2)) @ loadings.T + rng.normal(size=(300, 12))
+    cells = ch.read(ad.AnnData(x.astype(np.float32)), values="continuous")
+    recipe = ch.recipes.vad(dim=2, hidden=(), code_lr=3e-2)
+    model = ch.fit(cells, recipe, epochs=400, validation=0, progress=False).module
+    with torch.no_grad():
+        weight = model.decoder.readout.outputs["rna"].weight
+        bias = model.decoder.readout.outputs["rna"].bias
+        inner = torch.linalg.inv(torch.eye(2) + weight.T @ weight)
+        exact = (torch.from_numpy(x).float() - bias) @ weight @ inner
+        posterior = model.latents["cell"].infer(cells.numbered(), None).posterior
+    # The best diagonal Gaussian has the precisions of the posterior.
+    width = 1 / torch.linalg.inv(inner).diagonal()
+    assert torch.corrcoef(torch.stack([posterior.mean.flatten(), exact.flatten()]))[0, 1] > 0.99
+    torch.testing.assert_close(posterior.variance.median(0).values, width, rtol=0.3, atol=0.01)

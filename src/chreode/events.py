@@ -40,7 +40,7 @@ def start_codes() -> Event:
     def do(moment: Moment) -> None:
         for codebook in codebooks(moment.model).values():
             if codebook.start is not None:
-                codebook.weight.copy_(codebook.start.learn(moment.cells, seed=moment.seed))
+                codebook.codes.copy_(codebook.start.learn(moment.cells, seed=moment.seed))
 
     return Event("start codes", do, at="start")
 
@@ -132,7 +132,7 @@ def start_levels(latent: str) -> Event:
         prior.initialise(moment.generator)
         level = moment.cells.covariates[moment.cells.layout.resolve(prior.column).column]
         means = prior.modes().to(level.device)
-        codes = moment.model.latents[latent].infer.weight
+        codes = moment.model.latents[latent].infer.codes
         codes.copy_(torch.where((level >= 0)[:, None], means[level.clamp(min=0)], means.mean(0)))
 
     return Event(f"start {latent}", do, at="start")

@@ -163,7 +163,7 @@ def _begin(build: Build, cells: Cells, seed: int) -> None:
     """What happens before the first epoch, with all cells at hand."""
 
     def codes(latent: str) -> Tensor:
-        return build.model.latents[latent].infer.weight
+        return build.model.latents[latent].infer.codes
 
     for event in build.plan.events:
         if event.at == "start":

@@ -316,7 +316,7 @@ class _Rank:
 
     def codes(self, latent: str) -> Tensor:
         """The codes of all cells that train, in order, of every rank."""
-        return self._gather(self.books[latent].weight)
+        return self._gather(self.books[latent].codes)
 
     def total(self, value: Tensor) -> Tensor:
         """The sum over ranks."""

@@ -8,22 +8,20 @@ import torch
 
 from chreode.axes import Tensor
 from chreode.decoders.product import Product
-from chreode.infer.codebook import Codebook
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from chreode.infer.codebook import Codebook, VariationalCodebook
     from chreode.model import LatentModel
     from chreode.plan import Plan
 
 __all__ = ["CodeAdam", "codebooks", "optimiser", "weigh_priors"]
 
 
-def codebooks(model: LatentModel) -> dict[str, Codebook]:
+def codebooks(model: LatentModel) -> dict[str, Codebook | VariationalCodebook]:
     """The free codes of a model, by latent."""
-    return {
-        name: latent.infer for name, latent in model.latents.items() if isinstance(latent.infer, Codebook)
-    }
+    return {name: latent.infer for name, latent in model.latents.items() if latent.infer.free}
 
 
 def optimiser(model: LatentModel, plan: Plan) -> torch.optim.Optimizer | None:
@@ -97,7 +95,7 @@ class CodeAdam:
 
     def __init__(
         self,
-        codebook: Codebook,
+        codebook: Codebook | VariationalCodebook,
         *,
         lr: float,
         betas: tuple[float, float] = (0.9, 0.99),

@@ -88,7 +88,7 @@ def codes_of_all(model: LatentModel, cells: Cells, trained: np.ndarray) -> dict[
         if not latent.infer.free:
             codes[name] = project(model, cells, labelled=True)[name]
             continue
-        learned = latent.infer.weight
+        learned = latent.infer.codes
         codes[name] = learned.new_zeros(len(cells), learned.shape[1])
         codes[name][~others] = learned
         if name in projected:

@@ -61,6 +61,13 @@ references = {
   year = {2017},
   url = {https://openreview.net/forum?id=Sy2fzU9gl}
 }""",
+    "vad": """@article{zadeh2019vad,
+  title = {Variational Auto-Decoder: A Method for Neural Generative Modeling from Incomplete Data},
+  author = {Zadeh, Amir and Lim, Yao-Chong and Liang, Paul Pu and Morency, Louis-Philippe},
+  journal = {arXiv preprint},
+  year = {2019},
+  doi = {10.48550/arXiv.1903.00840}
+}""",
     "ldvae": """@article{svensson2020ldvae,
   title = {Interpretable factor models of single-cell RNA-seq via variational autoencoders},
   author = {Svensson, Valentine and Gayoso, Adam and Yosef, Nir and Pachter, Lior},

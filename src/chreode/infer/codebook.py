@@ -1,13 +1,15 @@
-"""Codes as parameters: one row a cell, learned directly."""
+"""Codes, or Gaussians over codes, as parameters: one row a cell, learned directly."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from chreode.axes import Float, Int, Tensor
+from chreode.infer.posterior import GaussianPosterior
 from chreode.parts import Code, Given
 
 if TYPE_CHECKING:
@@ -15,7 +17,11 @@ if TYPE_CHECKING:
     from chreode.infer.joint_start import JointStart
     from chreode.infer.start import PrincipalStart
 
-__all__ = ["Codebook"]
+__all__ = ["Codebook", "VariationalCodebook"]
+
+
+_RATE = 10.0  # of log variances, beside means
+_VARIANCE = 0.1  # at the start
 
 
 class Codebook(nn.Module):
@@ -51,6 +57,11 @@ class Codebook(nn.Module):
         self.start = start
         self.visited: tuple[Int[Tensor, " n"], Float[Tensor, "n d"]] | None = None
 
+    @property
+    def codes(self) -> Float[Tensor, "n d"]:
+        """The code of each cell."""
+        return self.weight
+
     def forward(self, cells: Cells, given: Given) -> Code:
         """Look the rows up; while training, remember them so that the optimiser can step them."""
         rows = self.weight[cells.index]
@@ -65,3 +76,52 @@ class Codebook(nn.Module):
         if self.start is None:
             return self.weight.new_zeros(len(cells), self.weight.shape[1])
         return self.start(cells)
+
+
+class VariationalCodebook(nn.Module):
+    """A table of Gaussians over codes, one row for each cell that trains.
+
+    .. math:: q_i(z) = N\\big(z;\\ m_i, \\operatorname{diag}(e^{c u_i})\\big)
+
+    A row holds :math:`m_i` and :math:`u_i`, which are stepped as `Codebook` is; :math:`c = 10` lets one step
+    length fit both, as variances go over orders of magnitude. In training a code is drawn from :math:`q_i`,
+    else it is :math:`m_i`.
+
+    Parameters
+    ----------
+    n_cells
+        Number of rows.
+    dim
+        Dimensions ``d`` of a code.
+    start
+        Where means start; None starts all at zero. Variances start at 0.1.
+    """
+
+    weight: Tensor
+    free = True  # codes of new cells are found by descent
+
+    def __init__(self, n_cells: int, dim: int, *, start: PrincipalStart | None = None) -> None:
+        super().__init__()
+        self.dim, self.start = dim, start
+        rows = torch.zeros(n_cells, 2 * dim)
+        rows[:, dim:] = math.log(_VARIANCE) / _RATE
+        self.register_buffer("weight", rows)
+        self.visited: tuple[Int[Tensor, " n"], Float[Tensor, "n w"]] | None = None
+
+    @property
+    def codes(self) -> Float[Tensor, "n d"]:
+        """The mean of each cell's Gaussian."""
+        return self.weight[:, : self.dim]
+
+    def forward(self, cells: Cells, given: Given) -> Code:
+        """Look the rows up; while training, remember them so that the optimiser can step them."""
+        rows = self.weight[cells.index]
+        if self.training:
+            self.visited = (cells.index, rows.requires_grad_())
+        mean = rows[:, : self.dim]
+        posterior = GaussianPosterior(mean, (_RATE * rows[:, self.dim :]).exp())
+        return Code(posterior.sample() if self.training else mean, posterior, centre=mean)
+
+    def propose(self, cells: Cells) -> Float[Tensor, "n d"]:
+        """Where the codes of cells without a row begin."""
+        return self.weight.new_zeros(len(cells), self.dim) if self.start is None else self.start(cells)

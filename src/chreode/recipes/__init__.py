@@ -3,6 +3,6 @@
 from chreode.recipes.autodecoder import autodecoder
 from chreode.recipes.dgd import dgd, scdgd
 from chreode.recipes.joint import multidgd
-from chreode.recipes.vae import beta_vae, ldvae, scvi, vae
+from chreode.recipes.vae import beta_vae, ldvae, scvi, vad, vae
 
-__all__ = ["autodecoder", "beta_vae", "dgd", "ldvae", "multidgd", "scdgd", "scvi", "vae"]
+__all__ = ["autodecoder", "beta_vae", "dgd", "ldvae", "multidgd", "scdgd", "scvi", "vad", "vae"]

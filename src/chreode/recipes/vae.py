@@ -1,14 +1,15 @@
-"""Variational autoencoders: an encoder gives a Gaussian over each cell's code."""
+"""Variational recipes: an encoder, or a table, gives a Gaussian over each cell's code."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from chreode.decoders import MLP, Linear, layered
-from chreode.events import centre_decoder
-from chreode.infer import Encoder
+from chreode.events import centre_decoder, start_codes
+from chreode.infer import Encoder, PrincipalStart, VariationalCodebook
 from chreode.likelihoods import heads, usual
 from chreode.model import Latent, LatentModel
 from chreode.objective import Objective, Ramp, kl, reconstruction
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from chreode.layout import Layout
 
-__all__ = ["beta_vae", "ldvae", "scvi", "vae"]
+__all__ = ["beta_vae", "ldvae", "scvi", "vad", "vae"]
 
 Width = Annotated[int, Field(ge=1, le=4096)]
 Dim = Annotated[int, Field(ge=1, le=512)]
@@ -165,6 +166,48 @@ def ldvae(
     decoder = Linear(layout, {"cell": dim}, heads={modality: heads[likelihood]})
     encoder = _of_counts(layout, dim, hidden, dropout=dropout, encode_batch=encode_batch)
     return _built(layout, dim, encoder, decoder, warm_up=warm_up)
+
+
+@recipe(code="cell", cite=("vad",))
+def vad(
+    layout: Layout,
+    *,
+    dim: Dim = 20,
+    hidden: tuple[Width, ...] = (100,),
+    likelihood: Literal["nb", "poisson", "zinb", "bernoulli", "normal"] | None = None,
+    init: Literal["pca", "zero"] = "pca",
+    code_lr: Annotated[float, Field(gt=0)] = 1e-2,
+) -> Build:
+    r"""Variational auto-decoder: a free Gaussian over each cell's code, without an encoder.
+
+    .. math::
+        z_i \sim N(0, I), \quad x_i \sim p(x \mid f(z_i)), \quad
+        L = \frac1n \sum_i \big[-E_{q_i} \log p(x_i | z_i) + \mathrm{KL}(q_i \,\|\, N(0, I))\big]
+
+    with :math:`q_i = N(m_i, \mathrm{diag}\,v_i)` of which mean and variance are parameters. The page *vad* of
+    the documentation says more (doi:10.48550/arXiv.1903.00840).
+
+    Parameters
+    ----------
+    dim, likelihood
+        As of `vae`.
+    hidden
+        Widths of the decoder's hidden layers; none makes it linear.
+    init
+        Means start at principal components, or at zero.
+    code_lr
+        Length of the steps of means, and of log variances divided by 10.
+    """
+    modality, described = next(iter(layout.modalities.items()))
+    batch = layout.in_role("batch")
+    start = PrincipalStart(layout, dim, batch=batch.column if batch else None) if init == "pca" else None
+    chosen = {modality: heads[likelihood or usual[described.kind]]}
+    decoder = layered(layout, {"cell": dim}, heads=chosen, hidden=hidden)
+    infer = VariationalCodebook(layout.n_cells, dim, start=start)
+    model = LatentModel({"cell": Latent(infer, StandardNormal(dim))}, decoder)
+    plan = Plan(events=(start_codes(), centre_decoder()))
+    plan = replace(plan, lr={**plan.lr, "codes": code_lr})
+    return Build(model, Objective(reconstruction(), kl("cell")), plan)
 
 
 def _of_counts(
