@@ -92,7 +92,7 @@ def test_the_model_returned_is_one_of_the_full_weight() -> None:
 def test_an_encoder_answers_alike_for_sparse_and_dense_counts(norm: str) -> None:
     cells = tiny()
     torch.manual_seed(0)
-    encoder = Encoder(cells.layout, 3, hidden=(5, 4), posterior=True, norm=norm, columns=("plate",)).eval()
+    encoder = Encoder(cells.layout, 3, hidden=(5, 4), norm=norm, columns=("plate",)).eval()
     dense = cells.replace(measured={"rna": CSR.of(cells.measured["rna"].dense().numpy())})
     torch.testing.assert_close(encoder(cells).z, encoder(dense).z)
 

@@ -119,7 +119,7 @@ def translated(
     batches
         Position in scvi-tools of each level, in chreode's order; empty without batches.
     """
-    encoder, decoder = "latents.cell.infer", "decoder.hidden"
+    encoder, decoder = "latents.cell.infer.encoder", "decoder.hidden"
     seen = list(batches) if recipe.arguments["encode_batch"] else []
     found = _layers(state, "z_encoder.encoder", f"{encoder}.layers", batches=seen)
     first = f"{encoder}.layers.linear.0.weight"

@@ -28,9 +28,9 @@ class Product(nn.Linear):
               \\frac{\\partial L}{\\partial x} = \\tilde G \\tilde W
 
     where a tilde rounds to eight bits, a relative error of at most 1/256 an entry, and the product, which is
-    rounded too, is summed in single precision. Two minibatches differ by far more than that. Everything stays
-    exact where no gradient is taken, as in looks at held-out molecules, and everywhere while ``rounded`` is
-    false, as it is outside of `rounding`.
+    rounded too, is summed in single precision. Two minibatches differ by far more than that. Everything is
+    exact where no gradient is taken, as when held-out molecules are scored, and everywhere while ``rounded``
+    is false, as it is outside of `rounding`.
 
     Its weights may have a Gaussian prior of mean 0, whose ``precision`` (a buffer, set by `shrink`) adds
     :math:`\\tfrac{\\lambda}{2} \\lVert W \\rVert^2` to the objective, once per data set.

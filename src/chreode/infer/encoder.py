@@ -1,4 +1,4 @@
-"""A network that reads a cell's values and answers with its code."""
+"""Networks that read a cell's values and answer with its code, or with a Gaussian over it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from chreode.layers import Norm
     from chreode.layout import Layout
 
-__all__ = ["Encoder", "SparseLinear"]
+__all__ = ["Encoder", "SparseLinear", "VariationalEncoder"]
 
 _LEAST = 1e-4  # variance of a code
 
@@ -62,14 +62,13 @@ class SparseLinear(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A network from a cell's values to its code, or to a Gaussian over it.
+    """A network from a cell's values to its code.
 
     .. math:: h_0 = \\mathrm{act}(W_0 u_i + b_0 + c_i), \\quad h_l = \\mathrm{act}(W_l h_{l-1} + b_l), \\quad
-              z_i = W h_L + b \\quad\\text{or}\\quad q(z_i) = N(W h_L + b,\\ e^{V h_L + a} + 10^{-4})
+              z_i = W h_L + b
 
     with :math:`u_{ig} = \\log(1 + 10^4\\,x_{ig}/s_i)` for counts; other values enter as they are. Features
-    that a panel did not measure add nothing. In training a code is drawn from the Gaussian, else it is its
-    mean.
+    that a panel did not measure add nothing.
 
     Parameters
     ----------
@@ -79,8 +78,6 @@ class Encoder(nn.Module):
         Dimensions ``d`` of the code.
     hidden
         Widths of the hidden layers; none makes it linear.
-    posterior
-        Whether it gives a Gaussian instead of a code.
     norm, dropout
         Of the hidden layers, as in `chreode.layers.Layers`.
     scaled
@@ -98,7 +95,6 @@ class Encoder(nn.Module):
         dim: int,
         *,
         hidden: Sequence[int] = (100,),
-        posterior: bool = False,
         norm: Norm = "none",
         dropout: float = 0.0,
         scaled: bool = True,
@@ -107,8 +103,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.modality = next(iter(layout.modalities))
         described = layout.modalities[self.modality]
-        self.counts, self.scaled, self.posterior = described.kind == "counts", scaled, posterior
-        self.widths = [*hidden, dim * (1 + posterior)]
+        self.counts, self.scaled = described.kind == "counts", scaled
+        self.widths = [*hidden, dim]
         bias = has_bias(norm) if hidden else True
         first = SparseLinear(described.n_features, self.widths[0], bias=bias)
         # A linear encoder has no units: its one layer gives the code.
@@ -117,7 +113,7 @@ class Encoder(nn.Module):
             if hidden
             else None
         )
-        self.output = nn.Linear(hidden[-1], self.widths[-1]) if hidden else first
+        self.output = nn.Linear(hidden[-1], dim) if hidden else first
 
     def forward(self, cells: Cells, given: Given | None = None) -> Code:
         """Encode the cells."""
@@ -127,13 +123,39 @@ class Encoder(nn.Module):
             if self.scaled:
                 counts = counts * (1e4 / cells.size[self.modality].clamp(min=1))[values.row]
             values = values.with_value(torch.log1p(counts))
-        found = self.output(values if self.layers is None else self.layers(values, cells))
-        if not self.posterior:
-            return Code(found)
-        mean, log_variance = found.chunk(2, dim=1)
+        return Code(self.output(values if self.layers is None else self.layers(values, cells)))
+
+    def propose(self, cells: Cells) -> Float[Tensor, "n d"]:
+        """The code itself."""
+        return self(cells).z
+
+
+class VariationalEncoder(nn.Module):
+    """A Gaussian over each cell's code, from an encoder of twice as many dimensions.
+
+    .. math:: q(z_i \\mid x_i) = N\\big(m,\\ \\operatorname{diag}(e^{u} + 10^{-4})\\big), \\qquad
+              (m, u) = e(x_i)
+
+    In training a code is drawn from it, else it is the mean.
+
+    Parameters
+    ----------
+    encoder
+        Its first half of dimensions is the mean, the second the log variance.
+    """
+
+    free = False
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, cells: Cells, given: Given | None = None) -> Code:
+        """Encode the cells."""
+        mean, log_variance = self.encoder(cells).z.chunk(2, dim=1)
         posterior = GaussianPosterior(mean, log_variance.exp() + _LEAST)
         return Code(posterior.sample() if self.training else mean, posterior, centre=mean)
 
     def propose(self, cells: Cells) -> Float[Tensor, "n d"]:
-        """The code itself, or the mean of its Gaussian."""
+        """The mean."""
         return self(cells).centre

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from chreode.decoders import MLP, Linear, layered
 from chreode.events import centre_decoder, start_codes
-from chreode.infer import Encoder, PrincipalStart, VariationalCodebook
+from chreode.infer import Encoder, PrincipalStart, VariationalCodebook, VariationalEncoder
 from chreode.likelihoods import heads, usual
 from chreode.model import Latent, LatentModel
 from chreode.objective import Objective, Ramp, kl, reconstruction
@@ -216,7 +216,7 @@ def _of_counts(
     """The encoder of scVI."""
     seen = tuple(layout.conditions) if encode_batch else ()
     how = {"norm": "batch", "dropout": dropout, "columns": seen}
-    return Encoder(layout, dim, hidden=hidden, posterior=True, scaled=False, **how)
+    return Encoder(layout, 2 * dim, hidden=hidden, scaled=False, **how)
 
 
 def _any_kind(
@@ -231,7 +231,7 @@ def _any_kind(
 ) -> Build:
     modality, described = next(iter(layout.modalities.items()))
     how = {"norm": "batch", "dropout": dropout}
-    encoder = Encoder(layout, dim, hidden=hidden[::-1], posterior=True, **how)
+    encoder = Encoder(layout, 2 * dim, hidden=hidden[::-1], **how)
     chosen = {modality: heads[likelihood or usual[described.kind]]}
     decoder = layered(layout, {"cell": dim}, heads=chosen, hidden=hidden)
     return _built(layout, dim, encoder, decoder, beta=beta, warm_up=warm_up)
@@ -241,7 +241,7 @@ def _built(
     layout: Layout, dim: int, encoder: Encoder, decoder: nn.Module, *, warm_up: float, beta: float = 1.0
 ) -> Build:
     """A standard normal prior, and a divergence that arrives at its weight."""
-    model = LatentModel({"cell": Latent(encoder, StandardNormal(dim))}, decoder)
+    model = LatentModel({"cell": Latent(VariationalEncoder(encoder), StandardNormal(dim))}, decoder)
     objective = Objective(reconstruction(), kl("cell", weight=Ramp(end=beta, until=warm_up)))
     # What explained held-out molecules best before the divergence had its weight is no model to return.
     arrived = Event("divergence at full weight", lambda _: None, at=warm_up)
