@@ -47,5 +47,8 @@ class GaussianPosterior:
 
         Without a generator it draws from torch's global state, which `fit` seeds for every epoch.
         """
-        noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype)
-        return self.mean + self.variance.sqrt() * noise.to(self.mean.device)
+        if generator is None:
+            noise = torch.randn_like(self.mean)
+        else:
+            noise = torch.randn(self.mean.shape, generator=generator, device=generator.device).to(self.mean)
+        return self.mean + self.variance.sqrt() * noise
