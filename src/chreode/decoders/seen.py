@@ -36,7 +36,8 @@ class Seen(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> from chreode.cells import Cells, Covariate, Layout, Modality
+    >>> from chreode.cells import Cells
+    >>> from chreode.layout import Covariate, Layout, Modality
     >>> layout = Layout(2, {"prot": Modality(("CD3", "CD4"))}, {"set": Covariate("set", "batch", ("a", "b"))})
     >>> panels = {"prot": torch.tensor([[True, False], [True, True]])}
     >>> seen, both = Seen(layout, "prot"), torch.tensor([0, 1])
