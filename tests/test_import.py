@@ -69,7 +69,8 @@ def test_front_door_waits_with_heavy_libraries():
 
 
 def test_front_door_adds_less_than_a_third_of_a_second_to_torch():
-    assert min(took for took, _, _ in thrice(FRONT_DOOR, "import torch")) < 0.3
+    # The least of several: what else the machine does only ever adds.
+    assert min(measured(FRONT_DOOR, before="import torch")[0] for _ in range(8)) < 0.3
 
 
 @pytest.mark.parametrize("first", ["import chreode.fitted", "import chreode.recipe, chreode.storage", ""])
