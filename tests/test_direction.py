@@ -38,7 +38,7 @@ ORDER = [
     ["compare", "report"],
     ["folder"],
     ["commands", "fitting", "linking"],
-    ["cli"],  # which may also ask the front door
+    ["cli", "cli_analysis", "cli_options"],  # which may also ask the front door
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 

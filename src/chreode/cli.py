@@ -8,79 +8,36 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperCommand
 
+import chreode.cli_analysis  # noqa: F401  (registers its commands)
+from chreode.cli_options import (
+    Batch,
+    Counts,
+    Data,
+    Label,
+    Modality,
+    Once,
+    Out,
+    Overwrite,
+    Run,
+    Seed,
+    Work,
+    app,
+    by_modality,
+)
 from chreode.errors import InputError
 
 __all__ = ["main"]
 
 # The usage errors' base class; typer brings its own copy of click or needs the package, by version.
 UsageError = typer.BadParameter.__mro__[1]  # of UsageError
-Work = Callable[[], object]
-
-app = typer.Typer(
-    name="chreode",
-    help="Latent-variable models of single cells: fit, project, sample, look.",
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-Run = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a finished fit.")]
-Out = Annotated[Path, typer.Option(metavar="NEW.h5ad", help="The h5ad (or h5mu) file to write.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
-Data = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="The cells, if the file that was fitted is gone.")
-]
-Seed = Annotated[int, typer.Option(help="Of everything random.")]
-Counts = Annotated[
-    str | None,
-    typer.Option(
-        metavar="LAYER", help="Layer of the values, or raw; X by default. By modality: rna=LAYER,..."
-    ),
-]
-Modality = Annotated[
-    list[str] | None,
-    typer.Option(metavar="NAME", help="Modality to read, or what FILE holds; repeatable; all by default."),
-]
-Batch = Annotated[str | None, typer.Option(metavar="KEY", help="Column of the experimental batch.")]
-Label = Annotated[str | None, typer.Option(metavar="KEY", help="Column of labels, for scores and tables.")]
-
-
-class _Once(TyperCommand):
-    """A command that refuses an option of one value given twice, where click takes the last."""
-
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
-        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
-        for option in given:
-            times = given.count(option)
-            if times > 1 and not option.multiple and not getattr(option, "is_flag", False):
-                name = max(option.opts, key=len)
-                msg = f"Expected {name} once; found it {times} times. Give it once, with the value you mean."
-                raise InputError(msg)
-        return super().parse_args(ctx, args)
-
-
-def _by_modality(text: str | None, *, number: bool = False) -> Any:
-    """One value, or one by modality from ``rna=VALUE,atac=VALUE``; digits as a number where one may stand."""
-    if text is None:
-        return None
-    if "=" in text:
-        pairs = [part.split("=") for part in text.split(",")]
-        names = [pair[0].strip() for pair in pairs]
-        if any(len(pair) != 2 or not all(part.strip() for part in pair) for pair in pairs) or len(
-            set(names)
-        ) < len(names):
-            msg = f"Expected one value, or MODALITY=VALUE,MODALITY=VALUE; found {text!r}. Write it like that."
-            raise InputError(msg)
-        return {pair[0].strip(): _by_modality(pair[1].strip(), number=number) for pair in pairs}
-    return int(text) if number and re.fullmatch(r"[+-]?\d+", text) else text
 
 
 def _version(asked: bool) -> None:
@@ -100,7 +57,7 @@ def _front(
     """Latent-variable models of single cells: fit, project, sample, look."""
 
 
-@app.command(cls=_Once)
+@app.command(cls=Once)
 def fit(
     context: typer.Context,
     file: Annotated[
@@ -140,12 +97,12 @@ def fit(
     from chreode import fitting
 
     reading = {
-        "counts": _by_modality(counts),
+        "counts": by_modality(counts),
         "batch": batch,
         "label": label,
         "covariates": tuple(covariate or ()),
-        "features": _by_modality(features, number=True),
-        "values": _by_modality(values),
+        "features": by_modality(features, number=True),
+        "values": by_modality(values),
         "modalities": tuple(modality or ()),
     }
     training = {"epochs": epochs, "seed": seed, "device": device, "validation": validation}
@@ -153,7 +110,7 @@ def fit(
     return partial(fitting.fit, asked, out, overwrite=overwrite, page=page, command=context.obj)
 
 
-@app.command(cls=_Once)
+@app.command(cls=Once)
 def project(
     run: Run,
     new: Annotated[Path, typer.Argument(metavar="NEW", help="New cells; features are matched by name.")],
@@ -178,13 +135,13 @@ def project(
     """Embed new cells; write a copy of their file with codes and components."""
     from chreode import commands
 
-    reading = {"counts": _by_modality(counts), "batch": batch, "label": label}
+    reading = {"counts": by_modality(counts), "batch": batch, "label": label}
     reading["modalities"] = tuple(modality or ())
     how = {"refine": refine, "add_levels": add_levels, "overwrite": overwrite, "expected": expected or ()}
     return partial(commands.project, run, new, out, **how, reading=reading)
 
 
-@app.command(cls=_Once)
+@app.command(cls=Once)
 def sample(
     run: Run,
     out: Out,
@@ -199,7 +156,7 @@ def sample(
     return partial(commands.sample, run, out, n=n, component=component, seed=seed, overwrite=overwrite)
 
 
-@app.command(cls=_Once)
+@app.command(cls=Once)
 def report(
     run: Run,
     data: Data = None,
@@ -210,7 +167,7 @@ def report(
     return partial(commands.report, run, data=data)
 
 
-@app.command(cls=_Once)
+@app.command(cls=Once)
 def export(
     run: Run,
     csv: Annotated[bool, typer.Option("--csv", help="As CSV: codes, components, probabilities.")] = False,
@@ -226,49 +183,7 @@ def export(
     return partial(commands.export, run, out=out, overwrite=overwrite)
 
 
-@app.command(cls=_Once)
-def link(
-    run: Run,
-    gene: Annotated[list[str], typer.Argument(metavar="GENE...", help="The gene; several act together.")],
-    direction: Annotated[str, typer.Option(help="silence or activate.")] = "silence",
-    modality: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Whose response is asked for; atac, or the only other one."),
-    ] = None,
-    genes: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Where genes start, by the peaks' assembly: GTF, BED or CSV."),
-    ] = None,
-    window: Annotated[
-        float | None, typer.Option(metavar="BP", help="Only so far from the start; needs --genes.")
-    ] = None,
-    cells: Annotated[
-        str | None,
-        typer.Option(metavar="COLUMN=LEVEL", help="Cells to move, not those that express the gene."),
-    ] = None,
-    step: Annotated[str, typer.Option(help="gradient, or sign as published.")] = "gradient",
-    fraction: Annotated[float, typer.Option(help="Length of the step in spreads of the codes.")] = 0.1,
-    null: Annotated[int, typer.Option(metavar="N", help="Random genes to compare with.")] = 100,
-    seed: Seed = 0,
-    data: Data = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="NEW.csv", help="The table to write, its figure beside; in DIR/links by default."
-        ),
-    ] = None,
-    overwrite: Overwrite = False,
-) -> Work:
-    """Tell which peaks, or genes, go with a gene: what happens to them when it falls silent."""
-    from chreode import linking
-
-    asked = {"direction": direction, "modality": modality, "window": window}
-    asked |= {"step": step, "fraction": fraction, "null": null, "seed": seed}
-    files = {"genes": genes, "data": data, "overwrite": overwrite}
-    return partial(linking.link, run, gene, out, only=cells, asked=asked, **files)
-
-
-@app.command(cls=_Once)
+@app.command(cls=Once)
 def recipes(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show this one's arguments.")] = None,
 ) -> Work:
@@ -278,7 +193,7 @@ def recipes(
     return partial(commands.recipes, name)
 
 
-@app.command(cls=_Once)
+@app.command(cls=Once)
 def demo(
     context: typer.Context,
     out: Annotated[
