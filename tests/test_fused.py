@@ -48,8 +48,10 @@ def gradients() -> list[torch.Tensor]:
     head = heads["zinb"](G, init=torch.logspace(-2, 3, G))
     value = head(both, x.sum(1), None).log_prob(CSR.of(x.numpy()))
     found += [value.detach(), *torch.autograd.grad(value.sum(), [both, head.log_theta])]
-    value = heads["bernoulli"](G)(raw, x.sum(1), None).log_prob(CSR.of((x > 0).float().numpy()))
-    return [*found, value.detach(), *torch.autograd.grad(value.sum(), [raw])]
+    for name, values in {"bernoulli": (x > 0).float(), "poisson": x}.items():
+        value = heads[name](G)(raw, x.sum(1), None).log_prob(CSR.of(values.numpy()))
+        found += [value.detach(), *torch.autograd.grad(value.sum(), [raw])]
+    return found
 
 
 @pytest.fixture
@@ -107,7 +109,7 @@ def test_one_thread_of_many_is_not_worth_it(monkeypatch):
     assert compiled.compiled_for(torch.zeros(1, 2)) is None
 
 
-@pytest.mark.parametrize("name", ["nb", "zinb", "bernoulli", "accessibility"])
+@pytest.mark.parametrize("name", ["nb", "zinb", "poisson", "bernoulli", "accessibility"])
 def test_outputs_that_are_no_numbers_give_no_number(name):
     head = heads[name](G)
     raw = torch.zeros(3, head.outputs * G)

@@ -12,6 +12,7 @@ from chreode.likelihoods.binary import Bernoulli
 from chreode.likelihoods.continuous import Normal
 from chreode.likelihoods.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from chreode.likelihoods.free import FreeNegativeBinomial
+from chreode.likelihoods.protein import ProteinMixture
 
 __all__ = [
     "Accessibility",
@@ -20,6 +21,7 @@ __all__ = [
     "NegativeBinomial",
     "Normal",
     "Poisson",
+    "ProteinMixture",
     "ZeroInflatedNegativeBinomial",
     "heads",
     "usual",
@@ -33,6 +35,7 @@ heads: dict[str, type[nn.Module]] = {
     "bernoulli": Bernoulli,
     "accessibility": Accessibility,
     "normal": Normal,
+    "protein": ProteinMixture,
 }
 
 # The head of each kind of values, where none is named.

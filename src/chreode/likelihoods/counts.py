@@ -223,7 +223,9 @@ class PoissonCounts:
     def log_prob(self, measured: Measured) -> Float[Tensor, " n"]:
         """Log probability of each cell's counts, in nats."""
         entries = NonZeros.of(measured, mask=self._mask, like=self._raw)
-        return log_prob(partial(score_poisson, entries, self._mask), self._raw, self._size)
+        fused = compiled_for(self._raw)
+        way = fused.score_poisson if fused else score_poisson
+        return log_prob(partial(way, entries, self._mask), self._raw, self._size)
 
     @property
     def proportions(self) -> Float[Tensor, "n g"]:

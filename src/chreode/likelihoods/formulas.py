@@ -38,6 +38,7 @@ __all__ = [
     "softplus",
     "to_logits",
     "with_counts",
+    "with_poisson_counts",
 ]
 
 # Types are numba's to know.
@@ -79,6 +80,8 @@ _LOW = _LN2 - _HIGH
 _ROUND = 1.5 * 2.0**23
 # Below, the exponential leaves float32.
 _LOWEST = -87.0
+# Below, a mean is rounded more than its logarithm.
+_LEAST_MEAN = 1e-30
 _SQRT_HALF = int(F4(math.sqrt(0.5)).view(I4))
 _STIRLING = 4 - 0.5 * math.log(2 * math.pi)
 
@@ -159,7 +162,10 @@ def _tail_slope(i):
 
 @formula
 def rising(x, theta):
-    """`chreode.likelihoods.closed.rising` of one count: the value and the slope."""
+    """As `chreode.likelihoods.closed.rising` of one count, value and slope, but less ``x log(w/v)``.
+
+    What is left of the value is small beside the counts; where it is not, rounding costs deep cells nats.
+    """
     t, z, v = theta + F4(3), x + theta, x + F4(4)
     w = x + t
     log = log1p(x / t)
@@ -168,7 +174,7 @@ def rising(x, theta):
     # Divided first: the product of three thetas and three counts leaves float32.
     product = above / below * theta * (theta + F4(1)) * (theta + F4(2))
     i, j = F4(1) / w, F4(1) / t
-    value = (w - F4(0.5)) * log - (x + F4(3.5)) * log_of(v)
+    value = (t - F4(0.5)) * log - F4(3.5) * log_of(v)
     value = value + (_tail(i) - _tail(j) - _tail(F4(1) / v) + F4(_STIRLING) + log_of(product))
     slope = (_tail_slope(i) - _tail_slope(j) + log) * theta
     slope += ((t - F4(1)) * theta * F4(3) + F4(2)) / ((theta + F4(1)) * (theta + F4(2)))
@@ -223,11 +229,32 @@ def with_counts(x, logit, mean, theta, log_scale):
     for k in range(len(x)):
         t, whole = theta[k], mean[k] + theta[k]
         factorial, slope = rising(x[k], t)
-        # As the rising factorial is less x log(theta+3), neither logarithm is large.
-        value += factorial + x[k] * (log_of((t + F4(3)) / whole) + (logit[k] + log_scale))
+        # What each molecule adds is the logarithm of one number, near 1 where counts are as expected. Only
+        # a mean that leaves float32 enters by its logarithm.
+        there = mean[k] > F4(_LEAST_MEAN)
+        log = log_of((x[k] + t + F4(3)) / (x[k] + F4(4)) * (mean[k] if there else F4(1)) / whole)
+        value += factorial + x[k] * (log if there else log + (logit[k] + log_scale))
         mean[k] = t * x[k] / whole
         total += mean[k]
         theta[k] = slope - mean[k]
+    return value, total
+
+
+@loop
+def with_poisson_counts(x, logit, log_scale):
+    """Value of one cell's non-zeros under Poisson, ``sum x log mu - log x!``, and their sum.
+
+    With v = x+4 Stirling's series holds for ``log x! = log Gamma(v) - log (x+1)(x+2)(x+3)``.
+    """
+    value, total = F4(0), F4(0)
+    for k in range(len(x)):
+        v = x[k] + F4(4)
+        log, ratio = log_of(v), F4(1) / v
+        lower = ((x[k] + F4(6)) * x[k] + F4(11)) * x[k] + F4(6)
+        # As log v is taken off log mu, neither term is large.
+        value += x[k] * ((logit[k] + log_scale) - log) + (x[k] + F4(_STIRLING))
+        value += log_of(lower) - F4(3.5) * log - _tail(ratio)
+        total += x[k]
     return value, total
 
 

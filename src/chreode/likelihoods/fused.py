@@ -1,4 +1,4 @@
-"""Negative binomial and Bernoulli in one pass over each cell, compiled for the processor at hand.
+"""Negative binomial, Poisson and Bernoulli in one pass over each cell, compiled for the processor at hand.
 
 What `chreode.likelihoods.closed` and `chreode.likelihoods.binary` do in many passes of PyTorch's over a
 minibatch is done here while the row of one cell is in the cache. The formulas are the same.
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from chreode.likelihoods.closed import NO_SIZE
 from chreode.likelihoods.formulas import (
     F4,
     I4,
@@ -26,6 +27,7 @@ from chreode.likelihoods.formulas import (
     softplus,
     to_logits,
     with_counts,
+    with_poisson_counts,
 )
 from chreode.likelihoods.sparse import masked
 from chreode.openmp import run, thread_count, thread_number, threads
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from chreode.likelihoods.closed import Scored
     from chreode.likelihoods.sparse import NonZeros
 
-__all__ = ["score_bernoulli", "score_negative_binomial"]
+__all__ = ["score_bernoulli", "score_negative_binomial", "score_poisson"]
 
 
 @loop
@@ -66,11 +68,8 @@ def _cell(logits, size, weight, theta, inverse, col, x, pull, work, gradient, by
     for k in range(n):
         j = np.uint32(col[k])
         logit[k], mean[k], there[k] = logits[j], gradient[j] * size, theta[j]
-    exact = math.log(np.float64(size)) - math.log(np.float64(total)) - np.float64(largest)
-    log_scale = F4(exact)
+    log_scale = F4(math.log(np.float64(size)) - math.log(np.float64(total)) - np.float64(largest))
     at_counts, up = with_counts(x, logit, mean, there, log_scale)
-    # What the rounding lost counts once a molecule, and deep cells have many.
-    value -= F4(x.sum() * (exact - log_scale))
     to_logits(gradient, pull, tied * (up - down))
     for k in range(n):
         j = np.uint32(col[k])
@@ -102,6 +101,46 @@ def _negative_binomial(addresses):
             logits[i], size[i], weight[i], theta, inverse, col[here], x[here], pull, work, gradient[i],
             by_theta[this], F4(tied),
         )  # fmt: skip
+
+
+@loop
+def _scaled(row, factor):
+    """A row times a number, in its place."""
+    for j in range(len(row)):
+        row[j] *= factor
+
+
+@loop
+def _poisson_cell(logits, size, col, x, work, gradient):
+    """Value and gradient to the log size of one cell under Poisson; its gradient to the logits."""
+    largest = largest_of(logits)
+    total = exponentials(logits, largest, gradient)
+    logit = work[: len(col)]
+    for k in range(len(col)):
+        logit[k] = logits[np.uint32(col[k])]
+    exact = math.log(np.float64(size)) - math.log(np.float64(total)) - np.float64(largest)
+    log_scale = F4(exact)
+    value, molecules = with_poisson_counts(x, logit, log_scale)
+    # What the rounding lost counts once a molecule, and deep cells have many.
+    value += F4(molecules * (exact - log_scale))
+    _scaled(gradient, -molecules / total)
+    for k in range(len(col)):
+        gradient[np.uint32(col[k])] += x[k]
+    return value - size, molecules - size
+
+
+def _poisson(addresses):
+    """One thread's cells."""
+    n, g, nnz = array(addresses[0], (3,), I8)
+    crow, col = array(addresses[1], (n + 1,), I8), array(addresses[2], (nnz,), I4)
+    x, logits = array(addresses[3], (nnz,), F4), array(addresses[4], (n, g), F4)
+    size, value = array(addresses[5], (n,), F4), array(addresses[6], (n,), F4)
+    by_log_size, gradient = array(addresses[7], (n,), F4), array(addresses[8], (n, g), F4)
+    this, count = thread_number(), thread_count()
+    work = np.empty(g, F4)
+    for i in range(n * this // count, n * (this + 1) // count):
+        here = slice(crow[i], crow[i + 1])
+        value[i], by_log_size[i] = _poisson_cell(logits[i], size[i], col[here], x[here], work, gradient[i])
 
 
 @loop
@@ -148,6 +187,7 @@ def _bernoulli(addresses):
 
 
 _negative_binomial = compiled(_negative_binomial)
+_poisson = compiled(_poisson)
 _bernoulli = compiled(_bernoulli)
 
 
@@ -164,7 +204,7 @@ def score_negative_binomial(
     raw, size, log_theta = inputs
     logits = masked(raw, mask).contiguous()
     theta = log_theta.exp().to(logits.dtype)
-    size = size.to(logits.dtype).clamp_min(1e-20)
+    size = size.to(logits.dtype).clamp_min(NO_SIZE)
     weight = None if weight is None else weight.to(logits.dtype).contiguous()
     (n, g), count = logits.shape, threads()
     value, by_log_size, gradient = torch.empty_like(size), torch.empty_like(size), torch.empty_like(logits)
@@ -181,6 +221,28 @@ def score_negative_binomial(
     )
     gradients = gradient, by_log_size.div_(size), by_theta.sum(0)
     return value, [each if want else None for each, want in zip(gradients, wanted, strict=True)]
+
+
+def score_poisson(
+    entries: NonZeros,
+    mask: Tensor | None,
+    inputs: tuple[Tensor, ...],
+    wanted: tuple[bool, ...],
+    weight: Tensor | None,
+) -> Scored:
+    """The same as `chreode.likelihoods.closed.score_poisson`, in float32 on the CPU."""
+    raw, size = inputs
+    logits, size = masked(raw, mask).contiguous(), size.to(raw.dtype).clamp_min(NO_SIZE).contiguous()
+    value, by_log_size, gradient = torch.empty_like(size), torch.empty_like(size), torch.empty_like(logits)
+    run(
+        _poisson.address,
+        [
+            torch.tensor([*logits.shape, len(entries.value)]),
+            *(entries.crow, entries.narrow, entries.value),
+            *(logits, size, value, by_log_size, gradient),
+        ],
+    )
+    return value, [gradient if wanted[0] else None, by_log_size.div_(size) if wanted[1] else None]
 
 
 def score_bernoulli(

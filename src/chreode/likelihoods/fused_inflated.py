@@ -99,11 +99,9 @@ def _cell(raw, size, weight, theta, inverse, col, x, pull, work, gradient, by_th
         logit[k], mean[k], there[k], one_over[k] = logits[j], share[j] * size, theta[j], inverse[j]
         lost[k] = dropout[j]
     more, up = _seen(x, there, one_over, mean, lost, extra, slope)
-    exact = math.log(np.float64(size)) - math.log(np.float64(total)) - np.float64(largest)
-    log_scale = F4(exact)
+    log_scale = F4(math.log(np.float64(size)) - math.log(np.float64(total)) - np.float64(largest))
     at_counts, higher = with_counts(x, logit, mean, there, log_scale)
-    # What the rounding lost counts once a molecule, and deep cells have many.
-    more += at_counts + F4(x.sum() * (exact - log_scale))
+    more += at_counts
     rise = up + higher - down
     to_logits(share, pull, rise)
     for k in range(n):
