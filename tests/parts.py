@@ -76,6 +76,10 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "scvi, deep, batch encoded": lambda: recipes.scvi(
         dim=4, hidden=(8, 8), likelihood="nb", encode_batch=True
     ),
+    "scanvi": lambda: recipes.scanvi(dim=4, hidden=(8,)),
+    "scanvi, deep, linear classifier": lambda: recipes.scanvi(
+        dim=4, hidden=(8, 8), likelihood="nb", classifier=(), encode_batch=True
+    ),
     "autodecoder": lambda: recipes.autodecoder(dim=4, hidden=(8,)),
     "autodecoder, encoder": lambda: recipes.autodecoder(dim=4, hidden=(8,), inference="encoder"),
     "autodecoder, linear": lambda: recipes.autodecoder(dim=4, hidden=()),

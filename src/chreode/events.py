@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "centre_decoder",
+    "count_labels",
     "follow",
     "learn_totals",
     "move_dead_components",
@@ -50,6 +51,16 @@ def centre_decoder() -> Event:
     return Event(
         "centre decoder", lambda moment: moment.model.decoder.readout.centre(moment.cells), at="start"
     )
+
+
+def count_labels(latent: str) -> Event:
+    """Before the first epoch: which share of the training cells has a label, for a prior that asks."""
+
+    def do(moment: Moment) -> None:
+        prior = moment.model.latents[latent].prior
+        prior.labelled.fill_((prior.levels(moment.cells) >= 0).float().mean())
+
+    return Event("count labels", do, at="start")
 
 
 def weigh_readout(*, every: int = 1) -> Event:

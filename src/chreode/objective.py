@@ -15,7 +15,17 @@ if TYPE_CHECKING:
 
     from chreode.model import LatentModel, Trace
 
-__all__ = ["Objective", "Ramp", "Step", "Term", "hyperprior", "kl", "prior", "reconstruction"]
+__all__ = [
+    "Objective",
+    "Ramp",
+    "Step",
+    "Term",
+    "classification",
+    "hyperprior",
+    "kl",
+    "prior",
+    "reconstruction",
+]
 
 
 @dataclass(frozen=True)
@@ -180,6 +190,24 @@ def kl(latent: str, *, weight: float | Ramp = 1.0) -> Term:
         return model.prior(latent, trace).kl(code.posterior, code.z)
 
     return Term("kl", of, weight)
+
+
+def classification(latent: str, *, weight: float = 1.0) -> Term:
+    r"""Negative log probability of the labels that are known, :math:`-\frac{N}{N_y} \log q(y_i \mid m_i)`.
+
+    For a prior with a classifier. With :math:`N_y` of :math:`N` training cells labelled, it is the mean over
+    these, so that a few of them are not outweighed.
+    """
+
+    def of(model: LatentModel, trace: Trace) -> Tensor:
+        prior = model.latents[latent].prior
+        logits = prior.classifier(trace.codes[latent].centre)
+        lost = nn.functional.cross_entropy(
+            logits, prior.levels(trace.cells), ignore_index=-1, reduction="none"
+        )
+        return lost / prior.labelled
+
+    return Term("classification", of, weight)
 
 
 def hyperprior(latent: str, *, weight: float = 1.0, per: Literal["cell", "dataset"] = "dataset") -> Term:

@@ -86,4 +86,14 @@ references = {
   doi = {10.1038/s41467-024-53340-z}
 }""",
 }
+references["scanvi"] = """@article{xu2021scanvi,
+  title = {Probabilistic harmonization and annotation of single-cell transcriptomics data with deep generative models},
+  author = {Xu, Chenling and Lopez, Romain and Mehlman, Edouard and Regier, Jeffrey and Jordan, Michael I. and Yosef, Nir},
+  journal = {Molecular Systems Biology},
+  volume = {17},
+  number = {1},
+  pages = {e9620},
+  year = {2021},
+  doi = {10.15252/msb.20209620}
+}"""
 references["dgd"] = references["scdgd"]

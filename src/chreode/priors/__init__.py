@@ -1,6 +1,7 @@
 """How codes are distributed before anything is measured."""
 
 from chreode.priors.gaussians import MixtureDensity
+from chreode.priors.hierarchy import HierarchyDensity, LabelHierarchy
 from chreode.priors.labelled import LabelledDensity, LabelledMixture
 from chreode.priors.mixture import Mixture
 from chreode.priors.normal import Flat, FlatDensity, NormalDensity, StandardNormal
@@ -12,6 +13,8 @@ __all__ = [
     "PRIORS",
     "Flat",
     "FlatDensity",
+    "HierarchyDensity",
+    "LabelHierarchy",
     "LabelledDensity",
     "LabelledMixture",
     "Mixture",
@@ -24,6 +27,7 @@ __all__ = [
 ]
 
 PRIORS = {
+    "hierarchy": LabelHierarchy,
     "labelled": LabelledMixture,
     "mixture": Mixture,
     "normal": StandardNormal,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from chreode.layout import Layout
+    from chreode.objective import Term
 
 __all__ = ["beta_vae", "ldvae", "scvi", "vad", "vae"]
 
@@ -129,8 +130,8 @@ def scvi(
     modality = next(iter(layout.modalities))
     head = {modality: heads[likelihood]}
     decoder = MLP(layout, {"cell": dim}, heads=head, hidden=hidden, norm="batch", columns=(), deep=True)
-    encoder = _of_counts(layout, dim, hidden[::-1], dropout=dropout, encode_batch=encode_batch)
-    return _built(layout, dim, encoder, decoder, warm_up=warm_up)
+    encoder = of_counts(layout, dim, hidden[::-1], dropout=dropout, encode_batch=encode_batch)
+    return built(layout, encoder, StandardNormal(dim), decoder, warm_up=warm_up)
 
 
 @recipe(code="cell", cite=("ldvae", "scvi"))
@@ -164,8 +165,8 @@ def ldvae(
     """
     modality = next(iter(layout.modalities))
     decoder = Linear(layout, {"cell": dim}, heads={modality: heads[likelihood]})
-    encoder = _of_counts(layout, dim, hidden, dropout=dropout, encode_batch=encode_batch)
-    return _built(layout, dim, encoder, decoder, warm_up=warm_up)
+    encoder = of_counts(layout, dim, hidden, dropout=dropout, encode_batch=encode_batch)
+    return built(layout, encoder, StandardNormal(dim), decoder, warm_up=warm_up)
 
 
 @recipe(code="cell", cite=("vad",))
@@ -210,7 +211,7 @@ def vad(
     return Build(model, Objective(reconstruction(), kl("cell")), plan)
 
 
-def _of_counts(
+def of_counts(
     layout: Layout, dim: int, hidden: tuple[int, ...], *, dropout: float, encode_batch: bool
 ) -> Encoder:
     """The encoder of scVI."""
@@ -234,16 +235,25 @@ def _any_kind(
     encoder = Encoder(layout, 2 * dim, hidden=hidden[::-1], **how)
     chosen = {modality: heads[likelihood or usual[described.kind]]}
     decoder = layered(layout, {"cell": dim}, heads=chosen, hidden=hidden)
-    return _built(layout, dim, encoder, decoder, beta=beta, warm_up=warm_up)
+    return built(layout, encoder, StandardNormal(dim), decoder, beta=beta, warm_up=warm_up)
 
 
-def _built(
-    layout: Layout, dim: int, encoder: Encoder, decoder: nn.Module, *, warm_up: float, beta: float = 1.0
+def built(
+    layout: Layout,
+    encoder: Encoder,
+    prior: nn.Module,
+    decoder: nn.Module,
+    *,
+    warm_up: float,
+    beta: float = 1.0,
+    terms: tuple[Term, ...] = (),
+    events: tuple[Event, ...] = (),
 ) -> Build:
-    """A standard normal prior, and a divergence that arrives at its weight."""
-    model = LatentModel({"cell": Latent(VariationalEncoder(encoder), StandardNormal(dim))}, decoder)
-    objective = Objective(reconstruction(), kl("cell", weight=Ramp(end=beta, until=warm_up)))
+    """An encoder that says how sure it is of a code, and a divergence that arrives at its weight."""
+    model = LatentModel({"cell": Latent(VariationalEncoder(encoder), prior)}, decoder)
+    divergence = kl("cell", weight=Ramp(end=beta, until=warm_up))
     # What explained held-out molecules best before the divergence had its weight is no model to return.
     arrived = Event("divergence at full weight", lambda _: None, at=warm_up)
-    plan = Plan(weight_decay=1e-6, events=(centre_decoder(), arrived))
-    return Build(model, objective, plan.with_steps(_STEPS, n_cells=layout.n_cells))
+    plan = Plan(weight_decay=1e-6, events=(centre_decoder(), *events, arrived))
+    plan = plan.with_steps(_STEPS, n_cells=layout.n_cells)
+    return Build(model, Objective(reconstruction(), divergence, *terms), plan)
