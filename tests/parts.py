@@ -80,6 +80,10 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "scanvi, deep, linear classifier": lambda: recipes.scanvi(
         dim=4, hidden=(8, 8), likelihood="nb", classifier=(), encode_batch=True
     ),
+    "totalvi": lambda: recipes.totalvi(dim=4, hidden=(8,)),
+    "totalvi, proteins": lambda: recipes.totalvi(dim=4, hidden=(8,), likelihood={"rna": "protein"}),
+    "multivi": lambda: recipes.multivi(dim=4, hidden=(8, 8)),
+    "multivi, product": lambda: recipes.multivi(dim=4, hidden=(8,), combine="product", encode_batch=True),
     "autodecoder": lambda: recipes.autodecoder(dim=4, hidden=(8,)),
     "autodecoder, encoder": lambda: recipes.autodecoder(dim=4, hidden=(8,), inference="encoder"),
     "autodecoder, linear": lambda: recipes.autodecoder(dim=4, hidden=()),

@@ -291,8 +291,10 @@ class _Rank:
 
     def _held_out(self) -> float:
         first, second = self.halves  # type: ignore[misc]
-        cold = not self.warm
-        self.warm = infer_codes(self.model, first, start=self.warm or None, steps=100 if cold else 20)
+        # What an encoder says of them changes with it: only free codes go on from the last look.
+        free = all(latent.infer.free for latent in self.model.latents.values())
+        start = self.warm if free and self.warm else None
+        self.warm = infer_codes(self.model, first, start=start, steps=20 if start else 100)
         total, on = 0.0, 0.0
         with torch.no_grad():
             for some in torch.arange(len(second)).split(cells_at_a_time(second.layout.width)):

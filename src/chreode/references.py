@@ -86,6 +86,24 @@ references = {
   doi = {10.1038/s41467-024-53340-z}
 }""",
 }
+references["totalvi"] = """@article{gayoso2021totalvi,
+  title = {Joint probabilistic modeling of single-cell multi-omic data with totalVI},
+  author = {Gayoso, Adam and Steier, Zo{\\"e} and Lopez, Romain and Regier, Jeffrey and Nazor, Kristopher L. and Streets, Aaron and Yosef, Nir},
+  journal = {Nature Methods},
+  volume = {18},
+  pages = {272--282},
+  year = {2021},
+  doi = {10.1038/s41592-020-01050-x}
+}"""
+references["multivi"] = """@article{ashuach2023multivi,
+  title = {MultiVI: deep generative model for the integration of multimodal data},
+  author = {Ashuach, Tal and Gabitto, Mariano I. and Koodli, Rohan V. and Saldi, Giuseppe-Antonio and Jordan, Michael I. and Yosef, Nir},
+  journal = {Nature Methods},
+  volume = {20},
+  pages = {1222--1231},
+  year = {2023},
+  doi = {10.1038/s41592-023-01909-9}
+}"""
 references["scanvi"] = """@article{xu2021scanvi,
   title = {Probabilistic harmonization and annotation of single-cell transcriptomics data with deep generative models},
   author = {Xu, Chenling and Lopez, Romain and Mehlman, Edouard and Regier, Jeffrey and Jordan, Michael I. and Yosef, Nir},

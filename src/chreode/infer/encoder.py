@@ -61,6 +61,25 @@ class SparseLinear(nn.Module):
         return units if self.bias is None else units + self.bias
 
 
+def entered(
+    cells: Cells, modality: str, *, factor: Float[Tensor, " n"] | None = None
+) -> CSR | Float[Tensor, "n g"]:
+    """What an encoder reads of a modality: nothing of what a panel did not measure, even where it is stored.
+
+    Counts enter as :math:`\\log(1 + f_i x_{ig})`, with the factor of each cell (1 if there is none), other
+    values as they are.
+    """
+    values, mask = cells.measured[modality], cells.mask(modality)
+    if not isinstance(values, CSR):
+        return values if mask is None else torch.where(mask, values, 0.0)
+    entries = values.value
+    if mask is not None:
+        entries = entries * mask[values.row, values.col.long()]
+    if cells.layout.modalities[modality].kind == "counts":
+        entries = torch.log1p(entries if factor is None else entries * factor[values.row])
+    return values.with_value(entries)
+
+
 class Encoder(nn.Module):
     """A network from a cell's values to its code.
 
@@ -117,17 +136,19 @@ class Encoder(nn.Module):
 
     def forward(self, cells: Cells, given: Given | None = None) -> Code:
         """Encode the cells."""
-        values = cells.measured[self.modality]
-        if self.counts and isinstance(values, CSR):
-            counts = values.value
-            if self.scaled:
-                counts = counts * (1e4 / cells.size[self.modality].clamp(min=1))[values.row]
-            values = values.with_value(torch.log1p(counts))
+        factor = 1e4 / cells.size[self.modality].clamp(min=1) if self.counts and self.scaled else None
+        values = entered(cells, self.modality, factor=factor)
         return Code(self.output(values if self.layers is None else self.layers(values, cells)))
 
     def propose(self, cells: Cells) -> Float[Tensor, "n d"]:
         """The code itself."""
         return self(cells).z
+
+
+def gaussian(answer: Float[Tensor, "n dd"]) -> GaussianPosterior:
+    """The posterior whose mean and log variance are the two halves of an encoder's answer."""
+    mean, log_variance = answer.chunk(2, dim=1)
+    return GaussianPosterior(mean, log_variance.exp() + _LEAST)
 
 
 class VariationalEncoder(nn.Module):
@@ -146,15 +167,14 @@ class VariationalEncoder(nn.Module):
 
     free = False
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
 
     def forward(self, cells: Cells, given: Given | None = None) -> Code:
         """Encode the cells."""
-        mean, log_variance = self.encoder(cells).z.chunk(2, dim=1)
-        posterior = GaussianPosterior(mean, log_variance.exp() + _LEAST)
-        return Code(posterior.sample() if self.training else mean, posterior, centre=mean)
+        posterior = gaussian(self.encoder(cells).z)
+        return Code(posterior.sample() if self.training else posterior.mean, posterior, centre=posterior.mean)
 
     def propose(self, cells: Cells) -> Float[Tensor, "n d"]:
         """The mean."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 
 from chreode.axes import Float, Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["GaussianPosterior"]
 
@@ -22,6 +26,8 @@ class GaussianPosterior:
         ``n x d``.
     variance
         ``n x d``, above 0.
+    experts
+        The posteriors that it was put together from, by modality, where there are several.
 
     Examples
     --------
@@ -31,11 +37,24 @@ class GaussianPosterior:
     -1.8379
     """
 
-    __slots__ = ("mean", "variance")
+    __slots__ = ("experts", "mean", "variance")
 
-    def __init__(self, mean: Float[Tensor, "n d"], variance: Float[Tensor, "n d"]) -> None:
+    def __init__(
+        self,
+        mean: Float[Tensor, "n d"],
+        variance: Float[Tensor, "n d"],
+        *,
+        experts: Mapping[str, GaussianPosterior] | None = None,
+    ) -> None:
         self.mean = mean
         self.variance = variance
+        self.experts = dict(experts or {})
+
+    def kl(self, other: GaussianPosterior) -> Float[Tensor, " n"]:
+        """Kullback-Leibler divergence from another Gaussian of each cell, in nats."""
+        ratio = self.variance / other.variance
+        distance = (self.mean - other.mean).square() / other.variance
+        return 0.5 * (ratio + distance - ratio.log() - 1).sum(1)
 
     def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """Log density of one code for each cell, in nats."""

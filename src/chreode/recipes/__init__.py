@@ -7,4 +7,17 @@ from chreode.recipes.joint import multidgd
 from chreode.recipes.scanvi import scanvi
 from chreode.recipes.vae import beta_vae, ldvae, scvi, vad, vae
 
-__all__ = ["autodecoder", "beta_vae", "dgd", "ldvae", "multidgd", "multivi", "scanvi", "scdgd", "scvi", "totalvi", "vad", "vae"]
+__all__ = [
+    "autodecoder",
+    "beta_vae",
+    "dgd",
+    "ldvae",
+    "multidgd",
+    "multivi",
+    "scanvi",
+    "scdgd",
+    "scvi",
+    "totalvi",
+    "vad",
+    "vae",
+]

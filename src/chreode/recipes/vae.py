@@ -213,11 +213,11 @@ def vad(
 
 def of_counts(
     layout: Layout, dim: int, hidden: tuple[int, ...], *, dropout: float, encode_batch: bool
-) -> Encoder:
+) -> VariationalEncoder:
     """The encoder of scVI."""
     seen = tuple(layout.conditions) if encode_batch else ()
     how = {"norm": "batch", "dropout": dropout, "columns": seen}
-    return Encoder(layout, 2 * dim, hidden=hidden, scaled=False, **how)
+    return VariationalEncoder(Encoder(layout, 2 * dim, hidden=hidden, scaled=False, **how))
 
 
 def _any_kind(
@@ -235,12 +235,13 @@ def _any_kind(
     encoder = Encoder(layout, 2 * dim, hidden=hidden[::-1], **how)
     chosen = {modality: heads[likelihood or usual[described.kind]]}
     decoder = layered(layout, {"cell": dim}, heads=chosen, hidden=hidden)
-    return built(layout, encoder, StandardNormal(dim), decoder, beta=beta, warm_up=warm_up)
+    infer = VariationalEncoder(encoder)
+    return built(layout, infer, StandardNormal(dim), decoder, beta=beta, warm_up=warm_up)
 
 
 def built(
     layout: Layout,
-    encoder: Encoder,
+    infer: nn.Module,
     prior: nn.Module,
     decoder: nn.Module,
     *,
@@ -250,7 +251,7 @@ def built(
     events: tuple[Event, ...] = (),
 ) -> Build:
     """An encoder that says how sure it is of a code, and a divergence that arrives at its weight."""
-    model = LatentModel({"cell": Latent(VariationalEncoder(encoder), prior)}, decoder)
+    model = LatentModel({"cell": Latent(infer, prior)}, decoder)
     divergence = kl("cell", weight=Ramp(end=beta, until=warm_up))
     # What explained held-out molecules best before the divergence had its weight is no model to return.
     arrived = Event("divergence at full weight", lambda _: None, at=warm_up)

@@ -39,6 +39,7 @@ WORDS = {
     "bernoulli": "Bernoulli",
     "accessibility": "Bernoulli, by depth",
     "normal": "normal",
+    "protein": "protein background and foreground",
 }
 MARKERS = 5
 
