@@ -2,7 +2,7 @@
 
 `fidelity` asks how well predictions hold molecules, `clustering` and `integration` what an embedding keeps
 of labels and loses of batches, `marginals` whether samples look like cells; `score_embedding` gathers what
-applies.
+applies, `integration_scores` the scores of scIB.
 """
 
 from chreode.evaluate.clustering import (
@@ -23,6 +23,7 @@ from chreode.evaluate.fidelity import (
     rmse,
     zero_fraction,
 )
+from chreode.evaluate.graphs import connected_share, fuzzy_graph
 from chreode.evaluate.integration import (
     batch_accuracy,
     batch_mixing,
@@ -31,9 +32,13 @@ from chreode.evaluate.integration import (
     lisi,
     silhouette_batch,
 )
+from chreode.evaluate.local import clisi, ilisi, kbet, kbet_per_label, weighted_lisi
 from chreode.evaluate.marginals import compare_components, compare_samples, dispersion_bias, two_sample_auc
 from chreode.evaluate.matrices import Rows
+from chreode.evaluate.neighbours import neighbourhoods
+from chreode.evaluate.scib import integration_scores, pcr_comparison
 from chreode.evaluate.scores import score_embedding
+from chreode.evaluate.silhouettes import bras, isolated_labels, silhouette_label
 
 __all__ = [
     "Rows",
@@ -41,12 +46,21 @@ __all__ = [
     "ari",
     "batch_accuracy",
     "batch_mixing",
+    "bras",
+    "clisi",
     "compare_components",
     "compare_samples",
     "component_table",
+    "connected_share",
     "coverage",
     "dispersion_bias",
+    "fuzzy_graph",
     "graph_connectivity",
+    "ilisi",
+    "integration_scores",
+    "isolated_labels",
+    "kbet",
+    "kbet_per_label",
     "kmeans",
     "label_lisi",
     "label_profile_nats",
@@ -55,11 +69,15 @@ __all__ = [
     "mean_profile_nats",
     "nats_per_molecule",
     "neighbour_accuracy",
+    "neighbourhoods",
     "nmi",
+    "pcr_comparison",
     "pit_coverage",
     "rmse",
     "score_embedding",
     "silhouette_batch",
+    "silhouette_label",
     "two_sample_auc",
+    "weighted_lisi",
     "zero_fraction",
 ]

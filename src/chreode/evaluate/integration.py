@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from chreode.evaluate.graphs import connected_share
 from chreode.evaluate.neighbours import checked, known_levels, nearest, subsample
 
 if TYPE_CHECKING:
@@ -234,23 +235,10 @@ def graph_connectivity(
     ----------
     Luecken et al., 2022, Benchmarking atlas-level data integration. doi:10.1038/s41592-021-01336-8
     """
-    import scipy.sparse as sp
-    from scipy.sparse.csgraph import connected_components
-
     points, level, _ = _known(codes, labels, None, limit=limit, seed=seed)
     if len(points) < 2:
         return float("nan")
-    near = nearest(points, neighbours)
-    n, k = near.shape
-    source = np.repeat(np.arange(n), k)
-    same = level[source] == level[near.ravel()]
-    links = sp.csr_matrix((np.ones(int(same.sum())), (source[same], near.ravel()[same])), shape=(n, n))
-    _, part = connected_components(links, directed=False)
-    shares = []
-    for number in np.unique(level):
-        sizes = np.bincount(part[level == number])
-        shares.append(sizes.max() / sizes.sum())
-    return float(np.mean(shares))
+    return connected_share(nearest(points, neighbours), level, connection="weak")
 
 
 def _majority_right(levels: np.ndarray, near: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""What the scores of an embedding share: known labels, a seeded subsample, nearest neighbours."""
+"""What the scores of an embedding share: known labels, a seeded subsample, neighbours found or given."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ import numpy as np
 
 from chreode.errors import InputError
 
-__all__ = ["checked", "known_levels", "nearest", "subsample"]
+__all__ = [
+    "checked",
+    "every_level",
+    "given_neighbours",
+    "known_levels",
+    "nearest",
+    "neighbourhoods",
+    "subsample",
+]
 
 
 def known_levels(labels: Any, *, n: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -52,6 +60,37 @@ def known_levels(labels: Any, *, n: int | None = None) -> tuple[np.ndarray, np.n
         values = np.where(values < 0, np.nan, values) if (values < 0).any() else values
     numbers, names = pd.factorize(values, sort=True, use_na_sentinel=True)
     return numbers.astype(np.int64), np.asarray(names)
+
+
+def every_level(labels: Any, *, n: int, what: str) -> tuple[np.ndarray, int]:
+    """Number the levels of cells that must all have one.
+
+    Parameters
+    ----------
+    labels
+        One label a cell.
+    n
+        Number of cells there must be.
+    what
+        What the levels are, for the message.
+
+    Returns
+    -------
+    The number of each cell's level, in ``[0, c)``, and ``c``.
+
+    Raises
+    ------
+    InputError
+        When there are not ``n`` labels, or a cell lacks one.
+    """
+    numbers, names = known_levels(labels, n=n)
+    if (numbers < 0).any():
+        msg = (
+            f"Expected a {what} for every cell; found {int((numbers < 0).sum())} of {n} without one. "
+            "Leave these cells out before neighbours are searched."
+        )
+        raise InputError(msg)
+    return numbers, len(names)
 
 
 def checked(codes: Any) -> np.ndarray:
@@ -107,10 +146,92 @@ def nearest(codes: np.ndarray, k: int) -> np.ndarray:
     InputError
         When there are fewer than two cells or ``k`` is below 1.
     """
+    return _search(codes, k)[0]
+
+
+def neighbourhoods(codes: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ``k`` nearest cells of every cell, itself first, and their distances.
+
+    The layout of scib-metrics: ``k`` counts the cell itself.
+
+    Parameters
+    ----------
+    codes
+        Codes, ``n x d``.
+    k
+        Neighbours of each cell, at least 2; no more than ``n`` are found.
+
+    Returns
+    -------
+    Positions and Euclidean distances, each ``n x min(k, n)``; the cell itself, at distance 0, first.
+
+    Raises
+    ------
+    InputError
+        When there are fewer than two cells or ``k`` is below 2.
+
+    Examples
+    --------
+    >>> near, distances = neighbourhoods([[0.0], [1.0], [3.0]], 2)
+    >>> near.tolist(), distances.tolist()
+    ([[0, 1], [1, 0], [2, 1]], [[0.0, 1.0], [0.0, 1.0], [0.0, 2.0]])
+    """
+    points = checked(codes)
+    others, distances = _search(points, k - 1)
+    return np.c_[np.arange(len(points)), others], np.c_[np.zeros(len(points)), distances]
+
+
+def given_neighbours(neighbours: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Neighbours that a caller gives, checked.
+
+    Parameters
+    ----------
+    neighbours
+        Positions and distances, ``n x k`` each, as `neighbourhoods` returns them.
+
+    Returns
+    -------
+    Positions, int64, and distances, float64.
+
+    Raises
+    ------
+    InputError
+        When they are not two arrays of one shape, or hold what is no position or no distance.
+    """
+    if not isinstance(neighbours, tuple | list) or len(neighbours) != 2:
+        msg = (
+            f"Expected a pair, positions and distances of neighbours; found {type(neighbours).__name__}. "
+            "Give what `neighbourhoods` returns."
+        )
+        raise InputError(msg)
+    near, distances = np.asarray(neighbours[0]), np.asarray(neighbours[1], dtype=np.float64)
+    if near.ndim != 2 or near.shape != distances.shape or near.shape[1] < 2:
+        msg = (
+            "Expected positions and distances of one shape, cells x 2 neighbours or more; found "
+            f"{near.shape} and {distances.shape}. Give what `neighbourhoods` returns."
+        )
+        raise InputError(msg)
+    if not np.issubdtype(near.dtype, np.integer) or near.min() < 0 or near.max() >= len(near):
+        msg = (
+            f"Expected positions of neighbours, integers from 0 to {len(near) - 1}; found {near.dtype} from "
+            f"{near.min()} to {near.max()}. Search neighbours among the cells that are scored."
+        )
+        raise InputError(msg)
+    if not np.isfinite(distances).all() or distances.min() < 0:
+        msg = (
+            "Expected finite distances of 0 or more; found others. Leave out cells that have too few "
+            "neighbours."
+        )
+        raise InputError(msg)
+    return near.astype(np.int64, copy=False), distances
+
+
+def _search(codes: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     from sklearn.neighbors import NearestNeighbors
 
     if len(codes) < 2 or k < 1:
         msg = f"Expected at least 2 cells and 1 neighbour; found {len(codes)} cells and {k} neighbours."
         raise InputError(msg)
     search = NearestNeighbors(n_neighbors=min(k, len(codes) - 1)).fit(codes)
-    return search.kneighbors(return_distance=False)
+    distances, near = search.kneighbors()
+    return near, distances
