@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from chreode.embedded import Embedded
     from chreode.errors import InputError
     from chreode.fitted import FittedModel, distil, fit, load
+    from chreode.interpret import de, pseudobulk
+    from chreode.interpret.proteins import foreground
     from chreode.io import datasets
     from chreode.io.read import read
     from chreode.io.simulate import simulate
@@ -33,12 +35,15 @@ __all__ = [
     "add_levels",
     "cite",
     "datasets",
+    "de",
     "distil",
     "evaluate",
     "fit",
+    "foreground",
     "from_scvi",
     "linkage",
     "load",
+    "pseudobulk",
     "read",
     "recipe",
     "recipes",
@@ -54,12 +59,15 @@ _WHERE = {
     "add_levels": "chreode.levels:add_levels",
     "cite": "chreode.storage:cite",
     "datasets": "chreode.io.datasets",
+    "de": "chreode.interpret.differential:de",
     "distil": "chreode.fitted:distil",
     "evaluate": "chreode.evaluate",
     "fit": "chreode.fitted:fit",
+    "foreground": "chreode.interpret.proteins:foreground",
     "from_scvi": "chreode.scvi_tools:from_scvi",
     "linkage": "chreode.perturb.linkage:linkage",
     "load": "chreode.fitted:load",
+    "pseudobulk": "chreode.interpret.pseudobulk:pseudobulk",
     "read": "chreode.io.read:read",
     "recipe": "chreode.recipe:recipe",
     "recipes": "chreode.recipes",

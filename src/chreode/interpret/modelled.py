@@ -1,0 +1,122 @@
+"""What a decoder expects of two groups of cells: the model's own fold change."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from chreode.axes import Tensor
+from chreode.settle import frozen
+
+if TYPE_CHECKING:
+    from chreode.embedded import Embedded
+
+__all__ = ["model_change"]
+
+_CELLS = 1000  # of each group
+_BLOCK = 512
+
+
+@torch.no_grad()
+def model_change(
+    embedded: Embedded,
+    first: np.ndarray,
+    second: np.ndarray,
+    *,
+    modality: str,
+    keep: str,
+    draws: int,
+    rng: np.random.Generator,
+) -> dict[str, np.ndarray]:
+    r"""Log ratio of what the decoder expects in two groups under an average batch, in natural logarithms.
+
+    .. math:: \log \frac{\overline{E_g(z_i)}_{i \in 1}}{\overline{E_g(z_i)}_{i \in 2}}
+
+    With a posterior over codes, the quantiles of that ratio over draws of all codes are given too. They say
+    how well the codes are known, of a decoder that is taken as it is; they know nothing of donors.
+
+    Parameters
+    ----------
+    embedded
+        With counts.
+    first, second
+        Masks of the cells, ``n``; a thousand of each at most are decoded, drawn at random.
+    modality
+        Of the model.
+    keep
+        A column whose levels stay as they are, since the groups are told apart by it.
+    draws
+        From the posterior.
+    rng
+        Of all that is random.
+
+    Returns
+    -------
+    ``estimate``; with a posterior also ``lower`` and ``upper`` (95 %); ``g`` each.
+    """
+    free = embedded.module.latents[embedded.code].infer.free
+    # The table of codes has a row for each cell that trained, and for no other.
+    trained = embedded.trained if free and embedded.trained.any() else np.ones(len(embedded), bool)
+    rows = []
+    for mask in (first, second):
+        some = np.flatnonzero(mask & trained)
+        some = some if len(some) else np.flatnonzero(mask)
+        rows.append(np.sort(rng.permutation(some)[:_CELLS]))
+    batch = embedded.cells.layout.in_role("batch")
+    moved = embedded if batch is None or batch.column == keep else embedded.do(**{batch.column: None})
+    sides = [_Side(embedded, moved, torch.from_numpy(one)) for one in rows]
+    found = {"estimate": _ratio(sides, modality, None)}
+    if all(side.posterior is not None for side in sides):
+        generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+        ratios = np.stack([_ratio(sides, modality, generator) for _ in range(draws)])
+        found["lower"], found["upper"] = np.quantile(ratios, [0.025, 0.975], axis=0)
+    return found
+
+
+class _Side:
+    """Some cells under an average batch, and the posterior of their codes under their own."""
+
+    def __init__(self, embedded: Embedded, moved: Embedded, rows: Tensor) -> None:
+        self.embedded = moved.replace(
+            cells=moved.cells[rows], codes={name: z[rows] for name, z in moved.codes.items()}
+        )
+        self.code = embedded.code
+        self.posterior = _posterior(embedded, rows)
+
+    def mean(self, modality: str, generator: torch.Generator | None) -> np.ndarray:
+        """Mean of what is expected, at the codes or at a draw of them."""
+        embedded = self.embedded
+        if generator is not None and self.posterior is not None:
+            mean, deviation = self.posterior
+            noise = torch.randn(mean.shape, generator=generator)
+            codes = {**embedded.codes, self.code: mean + deviation * noise}
+            embedded = embedded.replace(cells=embedded.cells, codes=codes)
+        parts = embedded.expected_chunks(modality)
+        return np.sum([part.sum(0, dtype=np.float64) for _, part in parts], axis=0) / len(embedded)
+
+
+def _ratio(sides: list[_Side], modality: str, generator: torch.Generator | None) -> np.ndarray:
+    one, two = (np.maximum(side.mean(modality, generator), 1e-30) for side in sides)
+    return np.log(one) - np.log(two)
+
+
+def _posterior(embedded: Embedded, rows: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Mean and standard deviation of the codes; None where there is no posterior."""
+    if embedded.module.latents[embedded.code].infer.free:
+        if not embedded.trained[rows.numpy()].all():
+            return None
+        index = torch.from_numpy(embedded.trained.cumsum() - 1)
+    else:
+        index = torch.arange(len(embedded))
+    means, deviations = [], []
+    with frozen(embedded.module):
+        for some in rows.split(_BLOCK):
+            cells = embedded.cells[some].replace(index=index[some])
+            posterior = embedded.module(cells).codes[embedded.code].posterior
+            if posterior is None:
+                return None
+            means.append(posterior.mean)
+            deviations.append(posterior.variance.sqrt())
+    return torch.cat(means), torch.cat(deviations)
