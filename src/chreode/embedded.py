@@ -170,7 +170,7 @@ class Embedded:
         InputError
             When the array would exceed 2 GB; `expected_chunks` gives it in parts.
         """
-        columns = self._columns(self.modality(modality), features)
+        columns = self.columns(self.modality(modality), features)
         n_features = len(self.cells.layout.modalities[self.modality(modality)].names)
         width = n_features if columns is None else len(columns)
         if 4 * len(self) * width > _LIMIT:
@@ -193,7 +193,7 @@ class Embedded:
     ) -> Iterator[tuple[slice, np.ndarray]]:
         """`expected`, a few cells at a time: pairs of rows and values."""
         name = self.modality(modality)
-        yield from expected(self, name, size=size, columns=self._columns(name, features), borrow=borrow)
+        yield from expected(self, name, size=size, columns=self.columns(name, features), borrow=borrow)
 
     def totals(self, modality: str | None = None) -> np.ndarray:
         """How many molecules, or ones, to expect of a modality in each cell: the median, ``n``.
@@ -389,7 +389,14 @@ class Embedded:
             raise InputError(msg)
         return modality or known[0]
 
-    def _columns(self, modality: str, features: Sequence[str] | None) -> Tensor | None:
+    def columns(self, modality: str, features: Sequence[str] | None) -> Int[Tensor, " f"] | None:
+        """Positions of features in a modality, by name or symbol; None for all of them.
+
+        Raises
+        ------
+        InputError
+            For a name that it does not have.
+        """
         if features is None:
             return None
         described = self.cells.layout.modalities[modality]

@@ -28,6 +28,7 @@ def expected(
     size: float | Literal["predicted"] | None,
     columns: Int[Tensor, " f"] | None,
     borrow: bool,
+    what: str = "mean",
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """What the decoder expects, a few cells at a time; see `chreode.embedded.Embedded.expected`.
 
@@ -43,6 +44,8 @@ def expected(
         Positions of features; None for all.
     borrow
         Whether what a level was never measured in is averaged over the levels that were.
+    what
+        Which property of the distribution is asked for.
 
     Yields
     ------
@@ -61,11 +64,11 @@ def expected(
     step = cells_at_a_time(embedded.cells.layout.width, most=1024)
     for at in range(0, len(embedded), step):
         rows = torch.arange(at, min(at + step, len(embedded)))
-        mean = _mean(embedded, modality, rows, at_size)
+        mean = _mean(embedded, modality, rows, at_size, what)
         for borrowers, lenders in loans:
             here = borrowers[rows].nonzero().squeeze(1)
             if len(here):
-                lent = [_mean(moved, modality, rows[here], at_size) * whose for moved, whose in lenders]
+                lent = [_mean(moved, modality, rows[here], at_size, what) * whose for moved, whose in lenders]
                 times = torch.stack([whose for _, whose in lenders]).sum(0)
                 average = torch.stack(lent).sum(0) / times.clamp_min(1)
                 mean[here] = torch.where(times > 0, average, mean[here])
@@ -102,7 +105,7 @@ def totals(embedded: Any, modality: str) -> Float[np.ndarray, " n"]:
 
 @torch.no_grad()
 def _mean(
-    embedded: Any, modality: str, rows: Int[Tensor, " n"], size: float | Tensor | None
+    embedded: Any, modality: str, rows: Int[Tensor, " n"], size: float | Tensor | None, what: str
 ) -> Float[Tensor, "n g"]:
     """What is expected in some cells with every feature measured."""
     layout = embedded.cells.layout
@@ -110,7 +113,8 @@ def _mean(
     if isinstance(size, Tensor):
         some = some.replace(size={**some.size, modality: size[rows]})
     some = some.replace(covariates={k: v[rows] for k, v in embedded.cells.covariates.items()})
-    return embedded.module.decoder({n: z[rows] for n, z in embedded.codes.items()}, some)[modality].mean
+    observed = embedded.module.decoder({n: z[rows] for n, z in embedded.codes.items()}, some)[modality]
+    return getattr(observed, what)
 
 
 def _loans(
