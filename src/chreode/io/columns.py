@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
     from chreode.io.source import Source
 
-__all__ = ["Column", "learn", "not_trained_with", "reuse"]
+__all__ = ["Column", "labelled", "learn", "not_trained_with", "reuse"]
 
+_NO_LABEL = {"unknown", "unlabeled", "unlabelled", "unassigned", "undefined", "nan", "na", "none", ""}
 _BATCHES = 50  # so many are never refused, however few cells each of them has
 
 
@@ -34,7 +35,7 @@ class Column(NamedTuple):
     messages: tuple[str, ...] = ()
 
 
-def learn(source: Source, name: str, *, role: Role) -> Column:
+def learn(source: Source, name: str, *, role: Role, unlabelled: str | None = None) -> Column:
     """Read a column for training: its levels, or its location and scale, are taken from these cells.
 
     A batch or label is categorical whatever its type. A covariate is continuous when its column is
@@ -48,6 +49,8 @@ def learn(source: Source, name: str, *, role: Role) -> Column:
         Its name.
     role
         What it is for.
+    unlabelled
+        Level of a label that means that there is none.
 
     Raises
     ------
@@ -57,6 +60,8 @@ def learn(source: Source, name: str, *, role: Role) -> Column:
         levels nor numbers.
     """
     column = _find(source, name)
+    if role == "label":
+        column = labelled(column, unlabelled)
     missing = column.isna().to_numpy()
     if role == "batch" and missing.any():
         first = source.cells.names[missing][:3]
@@ -78,8 +83,15 @@ def learn(source: Source, name: str, *, role: Role) -> Column:
     levels = _levels(column, name, role)
     if role == "batch":
         _refuse_single(name, len(levels), cells=len(column))
+    if role == "label":
+        said += _unsaid(name, levels, unlabelled)
     covariate = Covariate(name, role, levels=levels)
     return Column(covariate, _numbered(_level_text(column), missing, levels), said)
+
+
+def labelled(column: pd.Series, unlabelled: str | None) -> pd.Series:
+    """The same column, where a level means that there is no label missing in its cells."""
+    return column if unlabelled is None else column.where(_level_text(column) != unlabelled)
 
 
 def reuse(
@@ -155,6 +167,17 @@ def _refuse_single(name: str, levels: int, *, cells: int) -> None:
         "cells. Name the column of the batches, or read a number as a covariate (covariates=, --covariate)."
     )
     raise InputError(msg)
+
+
+def _unsaid(name: str, levels: tuple[str, ...], unlabelled: str | None) -> tuple[str, ...]:
+    """What is said of a level that sounds as if it meant that there is no label."""
+    named = [level for level in levels if level.casefold() in _NO_LABEL]
+    return tuple(
+        f"{level!r} in column {name!r} (label) is a label like any other; unlabelled={level!r} leaves its "
+        "cells without one."
+        for level in named
+        if unlabelled is None
+    )
 
 
 def _missing(name: str, missing: np.ndarray) -> tuple[str, ...]:

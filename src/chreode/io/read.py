@@ -12,7 +12,7 @@ import torch
 from chreode.cells import Cells, Reading
 from chreode.errors import InputError
 from chreode.io.check import refuse_constant, refuse_unlinked
-from chreode.io.columns import Column, learn, reuse
+from chreode.io.columns import Column, labelled, learn, reuse
 from chreode.io.gather import Room
 from chreode.io.join import join
 from chreode.io.modality import Read, absent, learn_modality, reuse_modality
@@ -51,6 +51,7 @@ def read(
     features: str | Iterable[str] | int | Mapping[str, Any] | None = None,
     values: str | Mapping[str, str] | None = None,
     modalities: str | Sequence[str] = (),
+    unlabelled: str | None = None,
     like: Fitted | None = None,
     add_levels: bool = False,
 ) -> Cells:
@@ -89,6 +90,8 @@ def read(
     modalities
         Those to read; all by default. Of a source that does not say what it holds, its name (``rna`` by
         default).
+    unlabelled
+        Level of the label that means that there is none: ``"Unknown"``, say.
     like
         A model (or `Cells`): its features, levels and scales are reused, so that the cells can be projected.
         Features are matched by name, then by symbol, then with Ensembl versions left out; those missing are
@@ -121,7 +124,11 @@ def read(
         features=features,
         values=values,
         modalities=modalities,
+        unlabelled=unlabelled,
     )
+    if unlabelled is not None and label is None and like is None:
+        msg = f"Expected label= beside unlabelled={unlabelled!r}; found none. Name the column of the labels."
+        raise InputError(msg)
     if add_levels and (like is None or isinstance(source, Mapping)):
         found = "no model" if like is None else "several tables"
         msg = f"Expected add_levels=True with one table and like=model; found {found}. Leave it out."
@@ -195,11 +202,14 @@ def _several(sources: Mapping[str, Any], schema: Schema, like: Fitted | None) ->
 def _known(source: Source, schema: Schema) -> Schema:
     """Without the label and covariates that this one of several sources does not know: they are missing."""
 
-    def known(name: str | None) -> bool:
-        return name in source.cells.columns and not source.cells.column(str(name)).isna().all()
+    def known(name: str | None, unlabelled: str | None = None) -> bool:
+        if name not in source.cells.columns:
+            return False
+        return not labelled(source.cells.column(str(name)), unlabelled).isna().all()
 
     covariates = tuple(name for name in schema.covariates if known(name))
-    return replace(schema, label=schema.label if known(schema.label) else None, covariates=covariates)
+    label = schema.label if known(schema.label, schema.unlabelled) else None
+    return replace(schema, label=label, covariates=covariates)
 
 
 def _parts(source: Source, schema: Schema) -> dict[str, Part]:
@@ -227,7 +237,7 @@ def _learn(source: Source, schema: Schema, room: Room) -> Cells:
     """Read cells to train on: features, levels and scales are taken from them."""
     parts = _parts(source, schema)
     n = len(source.cells)
-    columns = [learn(source, name, role=role) for name, role in schema.roles]
+    columns = [learn(source, name, role=role, unlabelled=schema.unlabelled) for name, role in schema.roles]
     batch = next((c for c in columns if c.covariate.role == "batch"), None)
     read = {
         name: learn_modality(part, schema.of_modality(name), room, batch=batch, one_of=len(parts), n=n)

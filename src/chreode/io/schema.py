@@ -50,6 +50,8 @@ class Schema:
         What the values are, or one by modality; None for counts, or zeros and ones where there are no others.
     modalities
         Those that are read; empty for all.
+    unlabelled
+        Level of the label that means that there is none.
     """
 
     counts: str | Mapping[str, str | None] | None = None
@@ -59,6 +61,7 @@ class Schema:
     features: Features | Mapping[str, Features] = None
     values: Values | Mapping[str, Values] | None = None
     modalities: tuple[str, ...] = ()
+    unlabelled: str | None = None
 
     @classmethod
     def of(
@@ -71,6 +74,7 @@ class Schema:
         features: str | Iterable[str] | int | Mapping[str, Any] | None = None,
         values: str | Mapping[str, str] | None = None,
         modalities: str | Sequence[str] = (),
+        unlabelled: str | None = None,
     ) -> Schema:
         """Check the arguments' types and bring them to plain values.
 
@@ -80,7 +84,7 @@ class Schema:
             For a name that is not text, a column in two roles, a number of features below one, or values
             of an unknown kind.
         """
-        for argument, name in {"batch": batch, "label": label}.items():
+        for argument, name in {"batch": batch, "label": label, "unlabelled": unlabelled}.items():
             _text(name, argument, optional=True)
         columns = (covariates,) if isinstance(covariates, str) else tuple(covariates)
         chosen = (modalities,) if isinstance(modalities, str) else tuple(modalities)
@@ -95,6 +99,7 @@ class Schema:
             _each(features, _features),
             _each(values, _values),
             chosen,
+            unlabelled,
         )
         schema._refuse_two_roles()
         return schema
