@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from chreode import evaluate, recipes, report
+    from chreode.compare import compare
     from chreode.embedded import Embedded
     from chreode.errors import InputError
     from chreode.fitted import FittedModel, distil, fit, load
@@ -34,6 +35,7 @@ __all__ = [
     "InputError",
     "add_levels",
     "cite",
+    "compare",
     "datasets",
     "de",
     "distil",
@@ -58,6 +60,7 @@ _WHERE = {
     "InputError": "chreode.errors:InputError",
     "add_levels": "chreode.levels:add_levels",
     "cite": "chreode.storage:cite",
+    "compare": "chreode.compare:compare",
     "datasets": "chreode.io.datasets",
     "de": "chreode.interpret.differential:de",
     "distil": "chreode.fitted:distil",

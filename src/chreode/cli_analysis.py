@@ -8,9 +8,22 @@ from typing import Annotated
 
 import typer
 
-from chreode.cli_options import Data, Once, Overwrite, Run, Seed, Work, app
+from chreode.cli_options import (
+    Batch,
+    Counts,
+    Data,
+    Label,
+    Modality,
+    Once,
+    Overwrite,
+    Run,
+    Seed,
+    Work,
+    app,
+    by_modality,
+)
 
-__all__ = ["link"]
+__all__ = ["compare", "link"]
 
 QUESTIONS = "Questions"  # the panel of chreode --help
 
@@ -55,3 +68,62 @@ def link(
     asked |= {"step": step, "fraction": fraction, "null": null, "seed": seed}
     files = {"genes": genes, "data": data, "overwrite": overwrite}
     return partial(linking.link, run, gene, out, only=cells, asked=asked, **files)
+
+
+@app.command(cls=Once, rich_help_panel=QUESTIONS)
+def compare(
+    context: typer.Context,
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="An h5ad, h5mu or 10x .h5 file, a 10x folder, zarr.")
+    ],
+    recipes: Annotated[
+        str, typer.Option(metavar="NAME,...", help="With arguments: scdgd,scvi:likelihood=nb,dim=20")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for runs, tables and report.")],
+    seeds: Annotated[int, typer.Option(help="Fits of each recipe.")] = 3,
+    counts: Counts = None,
+    batch: Batch = None,
+    label: Label = None,
+    covariate: Annotated[
+        list[str] | None, typer.Option(metavar="KEY", help="Column that conditions the decoder; repeatable.")
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|COLUMN", help="So many most variable ones, or a boolean column; or by modality."
+        ),
+    ] = None,
+    values: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help="What they are: counts, binary or continuous; or by modality."),
+    ] = None,
+    modality: Modality = None,
+    embeddings: Annotated[
+        str | None, typer.Option(metavar="KEY,...", help="Embeddings in obsm of FILE, to score beside.")
+    ] = None,
+    purpose: Annotated[
+        str | None,
+        typer.Option(help="reconstruction, clustering or integration: what to win; all by default."),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the cells at most.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the split and the scores; fits have 0, 1, 2, ...")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    validation: Annotated[float, typer.Option(help="Share of cells that decide when to stop.")] = 0.1,
+    overwrite: Overwrite = False,
+) -> Work:
+    """Compare recipes on the same cells; given again after an interruption, go on where it stood."""
+    from chreode import comparing
+
+    reading = {
+        "counts": by_modality(counts),
+        "batch": batch,
+        "label": label,
+        "covariates": tuple(covariate or ()),
+        "features": by_modality(features, number=True),
+        "values": by_modality(values),
+        "modalities": tuple(modality or ()),
+    }
+    how = {"seeds": seeds, "purpose": purpose, "epochs": epochs, "seed": seed, "device": device}
+    how |= {"validation": validation, "overwrite": overwrite}
+    asked = {"embeddings": embeddings, "reading": reading, "how": how, "command": context.obj}
+    return partial(comparing.compare, file, recipes, out, **asked)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from chreode.cells import Cells
 
-__all__ = ["collect", "project_2d", "render", "write_report"]
+__all__ = ["PACKAGES", "collect", "package_version", "project_2d", "render", "write_report"]
 
 SHOWN = 50_000
 SCRIPTS = ("map.js", "legend.js", "codes.js", "page.js")
@@ -74,7 +74,7 @@ def project_2d(codes: np.ndarray, seed: int, *, limit: int = 60_000) -> tuple[np
         from umap import UMAP
 
         reducer = UMAP(n_neighbors=15, min_dist=0.3, init="pca", random_state=seed, n_jobs=1)
-        with_what = f"umap-learn {_version('umap-learn')}, 15 neighbours, seed {seed}"
+        with_what = f"umap-learn {package_version('umap-learn')}, 15 neighbours, seed {seed}"
         return np.asarray(
             reducer.fit_transform(codes), dtype=np.float32
         ), f"UMAP of the {d}-dimensional codes ({with_what})"
@@ -153,7 +153,7 @@ def collect(
         "scores": sections.scores_section(scores),
         "cite": model.cite(),
         "command": command if isinstance(command, str) else shlex.join(command),
-        "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
+        "versions": {"python": platform.python_version()} | {p: package_version(p) for p in PACKAGES},
         "payload": payload,
     }
     return plain(context)
@@ -172,7 +172,8 @@ def _check(names: np.ndarray, cells: Cells) -> None:
         raise InputError(msg)
 
 
-def _version(package: str) -> str:
+def package_version(package: str) -> str:
+    """The version of an installed package, in words."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -1,0 +1,152 @@
+"""The command that compares recipes on one file."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+import chreode.recipes  # noqa: F401  (registers chreode's own)
+from chreode.compare import compare as compare_cells
+from chreode.errors import InputError
+from chreode.fitting import Stopped
+from chreode.io.read import read
+from chreode.recipe import named, parse
+from chreode.words import many
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from chreode.comparison import Comparison
+    from chreode.recipe import Recipe
+
+__all__ = ["compare", "listed_recipes"]
+
+SHOWN = {
+    "gain": "gain, nats a held-out molecule",
+    "nats_per_value": "nats a held-out value",
+    "clustering": "clustering",
+    "neighbour_accuracy": "label told by neighbours",
+    "batch_mixing": "batch mixing",
+    "integration": "integration",
+    "seeds_clusters": "clusters alike between seeds",
+    "seconds": "seconds",
+    "memory": "memory, MB",
+}
+
+
+def compare(
+    file: str,
+    recipes: str,
+    out: Path,
+    *,
+    embeddings: str | None,
+    reading: Mapping[str, Any],
+    how: Mapping[str, Any],
+    command: Sequence[str],
+) -> Comparison:
+    """Compare recipes on a file, write tables and a page, print what is found.
+
+    Parameters
+    ----------
+    file
+        The cells.
+    recipes
+        As `listed_recipes` takes them.
+    out
+        The folder.
+    embeddings
+        Keys of ``obsm``, with commas between them.
+    reading
+        Arguments of `chreode.read`.
+    how
+        Further arguments of `chreode.compare`.
+    command
+        What was typed.
+    """
+    chosen = listed_recipes(recipes)
+    keys = [key.strip() for key in (embeddings or "").split(",") if key.strip()]
+    cells = read(file, **reading)
+    print(f"Read {many(len(cells), 'cell')} from {file}.", *cells.reading.messages, sep="\n")
+    try:
+        found = compare_cells(
+            cells,
+            chosen,
+            embeddings=keys,
+            out=out,
+            command=shlex.join(command),
+            progress=sys.stderr.isatty(),
+            **how,
+        )
+    except KeyboardInterrupt:
+        msg = "Interrupted; finished runs are kept, and the same command goes on from there."
+        raise Stopped(msg) from None
+    Console().print(_table(found))
+    print(*(verdict.sentence for verdict in found.verdicts), sep="\n")
+    for name, reason in found.table["failed"].items():
+        if reason:
+            print(f"Failed: {name}: {reason}")
+    print(f"Written to {out}; look at {out / 'report.html'}")
+    return found
+
+
+def listed_recipes(text: str) -> list[Recipe]:
+    """Recipes from ``scdgd,scvi:likelihood=nb,dim=20``: names, arguments after a colon.
+
+    Parameters
+    ----------
+    text
+        A comma before ``name=value`` goes on with the arguments of the recipe before it; values are JSON
+        where they parse as JSON.
+
+    Raises
+    ------
+    InputError
+        For an unknown recipe or argument.
+
+    Examples
+    --------
+    >>> [recipe.name for recipe in listed_recipes("scdgd,scvi:likelihood=nb,dim=5")]
+    ['scdgd', 'scvi']
+    >>> listed_recipes("scdgd:hidden=[50,50],dim=5")[0].arguments["hidden"]
+    (50, 50)
+    """
+    asked: list[tuple[str, list[str]]] = []
+    # Commas inside the brackets of a list part nothing.
+    for piece in re.split(r",(?![^\[]*\])", text):
+        name, colon, first = piece.strip().partition(":")
+        if "=" in name:
+            if not asked:
+                msg = f"Expected recipes, such as scdgd,scvi:dim=20; found {text!r}. Begin with a name."
+                raise InputError(msg)
+            asked[-1][1].append(piece.strip())
+        elif name:
+            asked.append((name, [part for part in (first if colon else "").split(":") if part]))
+    return [named(name, parse(settings)) for name, settings in asked]
+
+
+def _table(found: Comparison) -> Table:
+    """Mean and standard deviation over the seeds, of the scores that matter most."""
+    table = Table(title="Mean ± standard deviation over the seeds")
+    columns = [name for name in SHOWN if name in found.table.columns]
+    table.add_column("recipe", overflow="fold")
+    for name in columns:
+        table.add_column(SHOWN[name], justify="right")
+    for name, row in found.table.iterrows():
+        written = [_written(row[score], row.get(f"{score}_sd"), score) for score in columns]
+        table.add_row(Text(str(name)), *written)
+    return table
+
+
+def _written(value: float, spread: float | None, score: str) -> str:
+    if value != value:
+        return "·"
+    decimals = 0 if score == "memory" else 1 if score == "seconds" else 3
+    around = "" if spread is None or spread != spread else f" ± {spread:.{decimals}f}"
+    return f"{value:.{decimals}f}{around}"
