@@ -570,4 +570,4 @@ def test_labelled_refuses_levels_it_was_not_built_for() -> None:
 
 
 def test_every_prior_is_found_by_name() -> None:
-    assert {"normal", "softball", "mixture", "labelled"} == set(PRIORS)
+    assert {"ball", "hierarchy", "labelled", "mixture", "normal", "softball", "vamp"} == set(PRIORS)

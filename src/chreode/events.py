@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from chreode.cells import CSR
 from chreode.decoders.totals import log_totals
 from chreode.memory import cells_at_a_time
 from chreode.optim import codebooks
@@ -21,12 +22,16 @@ if TYPE_CHECKING:
 __all__ = [
     "centre_decoder",
     "count_labels",
+    "describe_codes",
     "follow",
+    "learn_factors",
     "learn_totals",
     "move_dead_components",
     "place_levels",
     "place_means",
+    "placed",
     "start_codes",
+    "start_inputs",
     "start_levels",
     "start_means",
     "weigh_readout",
@@ -41,9 +46,31 @@ def start_codes() -> Event:
     def do(moment: Moment) -> None:
         for codebook in codebooks(moment.model).values():
             if codebook.start is not None:
-                codebook.codes.copy_(codebook.start.learn(moment.cells, seed=moment.seed))
+                learned = codebook.start.learn(moment.cells, seed=moment.seed)
+                codebook.codes.copy_(codebook.allowed(learned))
 
     return Event("start codes", do, at="start")
+
+
+def start_inputs(latent: str) -> Event:
+    """Before the first epoch: the pseudo-cells of a `chreode.priors.VampPrior` at random training cells."""
+
+    def do(moment: Moment) -> None:
+        part = moment.model.latents[latent]
+        chosen = torch.randperm(len(moment.cells), generator=moment.generator)[: len(part.prior.inputs)]
+        values = part.infer.encoder.read(moment.cells[chosen])
+        part.prior.start(values.dense() if isinstance(values, CSR) else values, moment.generator)
+
+    return Event("start pseudo-cells", do, at="start")
+
+
+def describe_codes(latent: str) -> Event:
+    """After the last epoch: the Gaussian that codes are drawn from, for a `chreode.priors.Ball`."""
+
+    def do(moment: Moment) -> None:
+        moment.model.latents[latent].prior.describe(moment.codes(latent))
+
+    return Event("describe codes", do, at="end")
 
 
 def centre_decoder() -> Event:
@@ -61,6 +88,30 @@ def count_labels(latent: str) -> Event:
         prior.labelled.fill_((prior.levels(moment.cells) >= 0).float().mean())
 
     return Event("count labels", do, at="start")
+
+
+def learn_factors() -> Event:
+    """Before the first epoch: codes that are a linear function of the values, by a closed form or its iteration.
+
+    The readout of a modality that is not counted becomes what the codes were learned to expect of it; of
+    others, loadings begin there.
+    """
+
+    @torch.no_grad()
+    def do(moment: Moment) -> None:
+        readout = moment.model.decoder.readout
+        for latent in moment.model.latents.values():
+            latent.infer.learn(moment.cells, seed=moment.seed)
+            for name in latent.infer.modalities:
+                line, output, head = latent.infer.linear(name), readout.outputs[name], readout.heads[name]
+                output.weight[: len(line.weight)] = line.weight
+                if moment.cells.layout.modalities[name].kind == "continuous":
+                    output.bias[: len(line.mean)] = line.mean
+                    head.log_scale.copy_(0.5 * line.noise.log())
+                    if line.decay is not None:
+                        head.log_decay.copy_(line.decay.log())
+
+    return Event("learn factors", do, at="start")
 
 
 def weigh_readout(*, every: int = 1) -> Event:
@@ -157,29 +208,41 @@ def place_means(latent: str, *, at: float, components: int | None) -> Event:
     """
 
     def do(moment: Moment) -> None:
-        codes = moment.codes(latent)
-        prior = moment.model.latents[latent].prior
+        prior, draws = moment.model.latents[latent].prior, moment.draws(latent)
         if components is None:
-            count, labels = count_communities(codes, seed=moment.seed)
+            count, labels = count_communities(moment.codes(latent), seed=moment.seed)
             count = min(count, prior.components)
             prior.place(
-                codes, components=count, generator=moment.generator, labels=labels.clamp(max=count - 1)
+                draws, components=count, generator=moment.generator, labels=labels.clamp(max=count - 1)
             )
         else:
-            prior.place(codes, components=components, generator=moment.generator)
+            prior.place(draws, components=components, generator=moment.generator)
 
     return Event("place components", do, at=at)
 
 
-def follow(latent: str, *, every: int = 1) -> Event:
-    """After every epoch: one step of expectation-maximisation of the placed mixture on the codes."""
+def follow(latent: str, *, every: int = 1, scale: Literal["held", "em"] = "held") -> Event:
+    """After every epoch: one step of expectation-maximisation of the placed mixture on the codes.
+
+    Codes that are points, and covariances, would shrink together without bound: the scale is ``held``. What
+    is drawn from posteriors cannot, so that ``em`` may find it.
+    """
 
     def do(moment: Moment) -> None:
         prior = moment.model.latents[latent].prior
         if prior.placed:  # there is no mixture before
-            prior.update(moment.codes(latent))
+            prior.update(moment.draws(latent), scale=scale)
 
     return Event("follow codes", do, every=every)
+
+
+def placed(latent: str, *, at: float, components: int | None) -> tuple[Event, ...]:
+    """A mixture over posteriors: placed on draws of them at a fraction of the fit, which it then follows."""
+    return (
+        place_means(latent, at=at, components=components),
+        follow(latent, scale="em"),
+        move_dead_components(latent),
+    )
 
 
 def move_dead_components(latent: str, *, every: int = 5) -> Event:

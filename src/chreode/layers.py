@@ -53,9 +53,11 @@ class Conditions(nn.Module):
         self.categorical = [c.categorical for c in used.values()]
         self.vectors = nn.ParameterList([nn.Parameter(torch.zeros(r, width)) for r in rows])
 
-    def forward(self, cells: Cells) -> Float[Tensor, "n w"] | None:
-        """The sum for each cell; None without conditions."""
+    def forward(self, cells: Cells | None) -> Float[Tensor, "n w"] | None:
+        """The sum for each cell; None without conditions, or of no cell in particular."""
         total = None
+        if cells is None:
+            return total
         for column, categorical, vectors in zip(self.columns, self.categorical, self.vectors, strict=True):
             value = cells.covariates[column]
             if categorical:
@@ -112,7 +114,7 @@ class Layers(nn.Module):
         )
         self.after = nn.ModuleList(_after(width, norm, dropout) for width in hidden)
 
-    def forward(self, values: object, cells: Cells) -> Float[Tensor, "n w"]:
+    def forward(self, values: object, cells: Cells | None) -> Float[Tensor, "n w"]:
         """The last layer's units."""
         units: object = values
         for linear, conditions, after in zip(self.linear, self.conditions, self.after, strict=True):

@@ -6,6 +6,7 @@ import hashlib
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -212,7 +213,9 @@ class _Rank:
             self.adam.zero_grad(set_to_none=True)
         # Of minus the sum over cells: the gradients of their log probabilities are ones, by which nothing
         # need be multiplied.
-        self.fabric.backward(-share * torch.stack(list(values.values())).sum())
+        loss = torch.stack(list(values.values())).sum()
+        if loss.requires_grad:  # else there is nothing to learn: all was found before the first step
+            self.fabric.backward(-share * loss)
         if self.adam is not None:
             self.adam.step()
         for adam in self.code_adams.values():
@@ -267,7 +270,10 @@ class _Rank:
         """Do events, with the codes of all ranks at hand."""
         for number, event in enumerate(events):
             seed = mix(self.call.seed, 23, self.clock["epoch"], number)
-            event.do(Moment(self.model, self.cells, codes=self.codes, seed=seed, total=self.total))
+            draws = partial(self.codes, seed=seed)
+            event.do(
+                Moment(self.model, self.cells, codes=self.codes, draws=draws, seed=seed, total=self.total)
+            )
 
     def look(self, before: int) -> float | None:
         """Held-out nats, when a look is due; move on to the next phase when they fall no more."""
@@ -316,9 +322,23 @@ class _Rank:
 
     # ---- state
 
-    def codes(self, latent: str) -> Tensor:
-        """The codes of all cells that train, in order, of every rank."""
-        return self._gather(self.books[latent].codes)
+    @torch.no_grad()
+    def codes(self, latent: str, seed: int | None = None) -> Tensor:
+        """The codes of all cells that train, in order, of every rank.
+
+        With a seed they are drawn from their posteriors, where inference has some.
+        """
+        draw = None if seed is None else torch.Generator().manual_seed(mix(seed, self.number))
+        if latent in self.books:
+            book = self.books[latent]
+            return self._gather(
+                book.codes if draw is None or not book.posterior else book.posterior.sample(draw)
+            )
+        infer, found = self.model.latents[latent].infer, []
+        for some in torch.arange(self.cells.index.shape[0]).split(cells_at_a_time(self.cells.layout.width)):
+            code = infer(self.cells[some], None)
+            found.append(code.posterior.sample(draw) if draw and code.posterior else code.centre)
+        return self._gather(torch.cat(found))
 
     def total(self, value: Tensor) -> Tensor:
         """The sum over ranks."""

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from chreode.axes import Float, Tensor
+from chreode.decoders.product import rounding
 from chreode.named import Named
 from chreode.parts import Code, Density, Given, Observed
 
@@ -80,8 +81,7 @@ class LatentModel(nn.Module):
         """Infer, then decode."""
         codes: dict[str, Code] = {}
         for name, latent in self.latents.items():
-            given = Given(codes, lambda z, name=name: self.energy({**_values(codes), name: z}, cells))
-            codes[name] = latent.infer(cells, given)
+            codes[name] = latent.infer(cells, self.given(name, codes, cells))
         return Trace(cells, codes, self.decoder(_values(codes), cells))
 
     def trace(self, z: Mapping[str, Tensor], cells: Cells) -> Trace:
@@ -90,8 +90,19 @@ class LatentModel(nn.Module):
 
     def prior(self, name: str, trace: Trace) -> Density:
         """The prior of one latent for the cells of a trace."""
-        given = Given(trace.codes, lambda z: self.energy({**_values(trace.codes), name: z}, trace.cells))
-        return self.latents[name].prior(trace.cells, given)
+        return self.latents[name].prior(trace.cells, self.given(name, trace.codes, trace.cells))
+
+    def given(self, name: str, codes: Mapping[str, Code], cells: Cells) -> Given:
+        """What one latent may look at, beside the cells."""
+
+        def energy(z: Tensor) -> Tensor:
+            return self.energy({**_values(codes), name: z}, cells)
+
+        def decode(z: Tensor) -> dict[str, Observed]:
+            with rounding(self, on=False):  # which could be differentiated once only
+                return self.decoder({**_values(codes), name: z}, cells)
+
+        return Given(codes, energy, decode)
 
     def energy(self, z: Mapping[str, Tensor], cells: Cells) -> Float[Tensor, " n"]:
         """Negative log joint of codes and counts, in nats: the latents given and the modalities present."""

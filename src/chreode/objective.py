@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from chreode.axes import Bool, Tensor
+from chreode.penalties import dhsic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +23,7 @@ __all__ = [
     "Term",
     "classification",
     "hyperprior",
+    "independence",
     "kl",
     "prior",
     "reconstruction",
@@ -208,6 +210,15 @@ def classification(latent: str, *, weight: float = 1.0) -> Term:
         return lost / prior.labelled
 
     return Term("classification", of, weight)
+
+
+def independence(latent: str, *, weight: float = 1.0) -> Term:
+    """Joint dependence of codes' dimensions in a minibatch, :math:`\\mathrm{dHSIC}(z_1, \\dots, z_d)`."""
+
+    def of(model: LatentModel, trace: Trace) -> Tensor:
+        return dhsic(list(trace.codes[latent].z.split(1, dim=1)))
+
+    return Term("dependence", of, weight, "minibatch")
 
 
 def hyperprior(latent: str, *, weight: float = 1.0, per: Literal["cell", "dataset"] = "dataset") -> Term:

@@ -138,7 +138,8 @@ class CodeAdam:
             self.state[name].index_copy_(0, index, value)
         t = t[:, None]
         step = m.div_(1 - b1**t).div_(v.div_(1 - b2**t).sqrt_().add_(1e-12))
-        self.codebook.weight.index_add_(0, index, step, alpha=-self.lr)
+        moved = self.codebook.weight.index_select(0, index).sub_(step, alpha=self.lr)
+        self.codebook.weight.index_copy_(0, index, self.codebook.allowed(moved))
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take the moments of a checkpoint."""

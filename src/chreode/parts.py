@@ -91,10 +91,16 @@ class Given:
         Latents inferred before, by name.
     energy
         Negative log joint of a candidate code for the latent being inferred, per cell.
+    decode
+        What a candidate code decodes to, by modality; it can be differentiated more than once.
     """
 
-    __slots__ = ("codes", "energy")
+    __slots__ = ("codes", "decode", "energy")
 
-    def __init__(self, codes: Mapping[str, Code], energy: Callable[[Tensor], Tensor]) -> None:
-        self.codes = codes
-        self.energy = energy
+    def __init__(
+        self,
+        codes: Mapping[str, Code],
+        energy: Callable[[Tensor], Tensor],
+        decode: Callable[[Tensor], Mapping[str, Any]],
+    ) -> None:
+        self.codes, self.energy, self.decode = codes, energy, decode

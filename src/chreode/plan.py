@@ -30,6 +30,8 @@ class Moment:
         The training cells (of this rank).
     codes
         ``codes(latent)``: the codes of all training cells, of every rank, in their order.
+    draws
+        ``draws(latent)``: the same, drawn from their posteriors where inference has some.
     generator
         Seeded for this event at this epoch.
     seed
@@ -38,7 +40,7 @@ class Moment:
         ``total(value)``: the sum of what every rank found with its own cells.
     """
 
-    __slots__ = ("cells", "codes", "generator", "model", "seed", "total")
+    __slots__ = ("cells", "codes", "draws", "generator", "model", "seed", "total")
 
     def __init__(
         self,
@@ -47,11 +49,12 @@ class Moment:
         *,
         codes: Callable[[str], Float[Tensor, "n d"]],
         seed: int,
+        draws: Callable[[str], Float[Tensor, "n d"]] | None = None,
         total: Callable[[Tensor], Tensor] = lambda value: value,
     ) -> None:
         self.model = model
         self.cells = cells
-        self.codes = codes
+        self.codes, self.draws = codes, draws or codes
         self.seed, self.total = seed, total
         self.generator = torch.Generator().manual_seed(seed)
 

@@ -78,6 +78,43 @@ references = {
   year = {2020},
   doi = {10.1093/bioinformatics/btaa169}
 }""",
+    "pca": """@article{hotelling1933pca,
+  title = {Analysis of a complex of statistical variables into principal components},
+  author = {Hotelling, Harold},
+  journal = {Journal of Educational Psychology},
+  volume = {24},
+  pages = {417--441},
+  year = {1933},
+  doi = {10.1037/h0071325}
+}""",
+    "factor_analysis": """@article{rubin1982em,
+  title = {EM algorithms for ML factor analysis},
+  author = {Rubin, Donald B. and Thayer, Dorothy T.},
+  journal = {Psychometrika},
+  volume = {47},
+  number = {1},
+  pages = {69--76},
+  year = {1982},
+  doi = {10.1007/BF02293851}
+}""",
+    "zifa": """@article{pierson2015zifa,
+  title = {ZIFA: Dimensionality reduction for zero-inflated single-cell gene expression analysis},
+  author = {Pierson, Emma and Yau, Christopher},
+  journal = {Genome Biology},
+  volume = {16},
+  pages = {241},
+  year = {2015},
+  doi = {10.1186/s13059-015-0805-z}
+}""",
+    "mofa": """@article{argelaguet2020mofa,
+  title = {MOFA+: a statistical framework for comprehensive integration of multi-modal single-cell data},
+  author = {Argelaguet, Ricard and Arnol, Damien and Bredikhin, Danila and Deloro, Yonatan and Velten, Britta and Marioni, John C. and Stegle, Oliver},
+  journal = {Genome Biology},
+  volume = {21},
+  pages = {111},
+  year = {2020},
+  doi = {10.1186/s13059-020-02015-1}
+}""",
     "multidgd": """@article{schuster2024multidgd,
   title = {multiDGD: a versatile deep generative model for multi-omics data},
   author = {Schuster, Viktoria and Dann, Emma and Krogh, Anders and Teichmann, Sarah A.},
@@ -113,5 +150,50 @@ references["scanvi"] = """@article{xu2021scanvi,
   pages = {e9620},
   year = {2021},
   doi = {10.15252/msb.20209620}
+}"""
+references["scvae"] = """@article{gronbech2020scvae,
+  title = {scVAE: variational auto-encoders for single-cell gene expression data},
+  author = {Gr{\\o}nbech, Christopher Heje and Vording, Maximillian Fornitz and Timshel, Pascal N. and S{\\o}nderby, Casper Kaae and Pers, Tune H. and Winther, Ole},
+  journal = {Bioinformatics},
+  volume = {36},
+  number = {16},
+  pages = {4415--4422},
+  year = {2020},
+  doi = {10.1093/bioinformatics/btaa293}
+}"""
+references["vamp"] = """@inproceedings{tomczak2018vamp,
+  title = {VAE with a VampPrior},
+  author = {Tomczak, Jakub M. and Welling, Max},
+  booktitle = {International Conference on Artificial Intelligence and Statistics},
+  year = {2018},
+  doi = {10.48550/arXiv.1705.07120}
+}"""
+references["glo"] = """@inproceedings{bojanowski2018glo,
+  title = {Optimizing the Latent Space of Generative Networks},
+  author = {Bojanowski, Piotr and Joulin, Armand and Lopez-Paz, David and Szlam, Arthur},
+  booktitle = {International Conference on Machine Learning},
+  year = {2018},
+  doi = {10.48550/arXiv.1707.05776}
+}"""
+references["gon"] = """@inproceedings{bondtaylor2021gon,
+  title = {Gradient Origin Networks},
+  author = {Bond-Taylor, Sam and Willcocks, Chris G.},
+  booktitle = {International Conference on Learning Representations},
+  year = {2021},
+  doi = {10.48550/arXiv.2007.02798}
+}"""
+references["hsic_vae"] = """@inproceedings{lopez2018hsic,
+  title = {Information Constraints on Auto-Encoding Variational Bayes},
+  author = {Lopez, Romain and Regier, Jeffrey and Jordan, Michael I. and Yosef, Nir},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2018},
+  doi = {10.48550/arXiv.1805.08672}
+}"""
+references["dhsic_vae"] = """@article{lotfollahi2021ood,
+  title = {Out-of-distribution prediction with disentangled representations for single-cell RNA sequencing data},
+  author = {Lotfollahi, Mohammad and Dony, Leander and Agarwala, Harshita and Theis, Fabian},
+  journal = {bioRxiv},
+  year = {2021},
+  doi = {10.1101/2021.09.01.458535}
 }"""
 references["dgd"] = references["scdgd"]

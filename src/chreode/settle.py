@@ -9,6 +9,7 @@ import torch
 
 from chreode.axes import Float, Tensor
 from chreode.memory import cells_at_a_time, kept_memory
+from chreode.parts import Code
 from chreode.threads import threads_for
 
 if TYPE_CHECKING:
@@ -68,7 +69,11 @@ def best_start(model: LatentModel, cells: Cells) -> dict[str, Float[Tensor, "n d
     """
     current: dict[str, Tensor] = {}
     for name, latent in model.latents.items():
-        current[name] = latent.infer.propose(cells)
+        if latent.infer.free:
+            current[name] = latent.infer.propose(cells)
+        else:
+            given = model.given(name, {n: Code(z) for n, z in current.items()}, cells)
+            current[name] = latent.infer(cells, given).centre
     current = at_modes(model, cells, current)
     for name, latent in model.latents.items():
         if not latent.infer.free:
@@ -146,6 +151,10 @@ def settle(
             for leaf, gradient in zip(leaves.values(), gradients, strict=True):
                 leaf.grad = gradient
             adam.step()
+            for name, leaf in leaves.items():
+                infer = model.latents[name].infer
+                if infer.free:
+                    leaf.data = infer.allowed(leaf.data)
     return codes
 
 

@@ -2,8 +2,12 @@
 
 from chreode.infer.codebook import Codebook, VariationalCodebook
 from chreode.infer.encoder import Encoder, VariationalEncoder
+from chreode.infer.factors import likelihood_factors, sparse_factors
 from chreode.infer.fused import ExpertEncoder, FusedEncoder
+from chreode.infer.gaussian import LinearGaussian
 from chreode.infer.joint_start import JointStart
+from chreode.infer.origin import GradientOrigin
+from chreode.infer.principal import PrincipalComponents
 from chreode.infer.start import PrincipalStart, remove_batches
 
 __all__ = [
@@ -11,9 +15,14 @@ __all__ = [
     "Encoder",
     "ExpertEncoder",
     "FusedEncoder",
+    "GradientOrigin",
     "JointStart",
+    "LinearGaussian",
+    "PrincipalComponents",
     "PrincipalStart",
     "VariationalCodebook",
     "VariationalEncoder",
+    "likelihood_factors",
     "remove_batches",
+    "sparse_factors",
 ]

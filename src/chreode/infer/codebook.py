@@ -43,17 +43,26 @@ class Codebook(nn.Module):
         the code; 0 for the published point codes.
     start
         Where codes start; None starts all at zero, as published.
+    radius
+        Codes that a step takes further from zero are put back to this distance; None lets them go.
     """
 
     weight: Tensor
     free = True  # codes of new cells are found by descent
+    posterior = None  # codes are points
 
     def __init__(
-        self, n_cells: int, dim: int, *, noise: float = 0.0, start: PrincipalStart | JointStart | None = None
+        self,
+        n_cells: int,
+        dim: int,
+        *,
+        noise: float = 0.0,
+        start: PrincipalStart | JointStart | None = None,
+        radius: float | None = None,
     ) -> None:
         super().__init__()
         self.register_buffer("weight", torch.zeros(n_cells, dim))
-        self.noise = noise
+        self.noise, self.radius = noise, radius
         self.start = start
         self.visited: tuple[Int[Tensor, " n"], Float[Tensor, "n d"]] | None = None
 
@@ -75,7 +84,13 @@ class Codebook(nn.Module):
         """Where the codes of cells without a row begin."""
         if self.start is None:
             return self.weight.new_zeros(len(cells), self.weight.shape[1])
-        return self.start(cells)
+        return self.allowed(self.start(cells))
+
+    def allowed(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """The nearest codes that are allowed."""
+        if self.radius is None:
+            return z
+        return z / (z.norm(dim=1, keepdim=True) / self.radius).clamp(min=1)
 
 
 class VariationalCodebook(nn.Module):
@@ -113,15 +128,26 @@ class VariationalCodebook(nn.Module):
         """The mean of each cell's Gaussian."""
         return self.weight[:, : self.dim]
 
+    @property
+    def posterior(self) -> GaussianPosterior:
+        """The Gaussian of each cell."""
+        return self._gaussian(self.weight)
+
     def forward(self, cells: Cells, given: Given) -> Code:
         """Look the rows up; while training, remember them so that the optimiser can step them."""
         rows = self.weight[cells.index]
         if self.training:
             self.visited = (cells.index, rows.requires_grad_())
-        mean = rows[:, : self.dim]
-        posterior = GaussianPosterior(mean, (_RATE * rows[:, self.dim :]).exp())
-        return Code(posterior.sample() if self.training else mean, posterior, centre=mean)
+        posterior = self._gaussian(rows)
+        return Code(posterior.sample() if self.training else posterior.mean, posterior, centre=posterior.mean)
+
+    def _gaussian(self, rows: Float[Tensor, "n w"]) -> GaussianPosterior:
+        return GaussianPosterior(rows[:, : self.dim], (_RATE * rows[:, self.dim :]).exp())
 
     def propose(self, cells: Cells) -> Float[Tensor, "n d"]:
         """Where the codes of cells without a row begin."""
         return self.weight.new_zeros(len(cells), self.dim) if self.start is None else self.start(cells)
+
+    def allowed(self, z: Float[Tensor, "n w"]) -> Float[Tensor, "n w"]:
+        """All are."""
+        return z

@@ -123,6 +123,7 @@ class Encoder(nn.Module):
         self.modality = next(iter(layout.modalities))
         described = layout.modalities[self.modality]
         self.counts, self.scaled = described.kind == "counts", scaled
+        self.n_features = described.n_features
         self.widths = [*hidden, dim]
         bias = has_bias(norm) if hidden else True
         first = SparseLinear(described.n_features, self.widths[0], bias=bias)
@@ -136,9 +137,16 @@ class Encoder(nn.Module):
 
     def forward(self, cells: Cells, given: Given | None = None) -> Code:
         """Encode the cells."""
+        return Code(self.answer(self.read(cells), cells))
+
+    def read(self, cells: Cells) -> CSR | Float[Tensor, "n g"]:
+        """The values that enter the first layer."""
         factor = 1e4 / cells.size[self.modality].clamp(min=1) if self.counts and self.scaled else None
-        values = entered(cells, self.modality, factor=factor)
-        return Code(self.output(values if self.layers is None else self.layers(values, cells)))
+        return entered(cells, self.modality, factor=factor)
+
+    def answer(self, values: CSR | Float[Tensor, "n g"], cells: Cells | None) -> Float[Tensor, "n d"]:
+        """The code for values that enter the first layer; cells are needed where conditions are seen."""
+        return self.output(values if self.layers is None else self.layers(values, cells))
 
     def propose(self, cells: Cells) -> Float[Tensor, "n d"]:
         """The code itself."""
@@ -175,6 +183,10 @@ class VariationalEncoder(nn.Module):
         """Encode the cells."""
         posterior = gaussian(self.encoder(cells).z)
         return Code(posterior.sample() if self.training else posterior.mean, posterior, centre=posterior.mean)
+
+    def of_values(self, values: Float[Tensor, "n g"]) -> GaussianPosterior:
+        """The posterior for values as an encoder reads them, of no cell in particular."""
+        return gaussian(self.encoder.answer(values, None))  # type: ignore[operator]
 
     def propose(self, cells: Cells) -> Float[Tensor, "n d"]:
         """The mean."""

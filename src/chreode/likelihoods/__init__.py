@@ -10,13 +10,16 @@ from torch import nn
 from chreode.likelihoods.accessibility import Accessibility
 from chreode.likelihoods.binary import Bernoulli
 from chreode.likelihoods.continuous import Normal
-from chreode.likelihoods.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
+from chreode.likelihoods.counts import NegativeBinomial, ZeroInflatedNegativeBinomial
+from chreode.likelihoods.dropped import DroppedNormal
 from chreode.likelihoods.free import FreeNegativeBinomial
+from chreode.likelihoods.poisson import Poisson
 from chreode.likelihoods.protein import ProteinMixture
 
 __all__ = [
     "Accessibility",
     "Bernoulli",
+    "DroppedNormal",
     "FreeNegativeBinomial",
     "NegativeBinomial",
     "Normal",

@@ -87,6 +87,17 @@ class BernoulliValues:
         return log_prob(partial(way, entries, self._mask), self._raw, self._shift)
 
     @property
+    def raw(self) -> Float[Tensor, "n g"]:
+        """The decoder's outputs."""
+        return self._raw
+
+    def slope(self, measured: Measured) -> Float[Tensor, "n g"]:
+        """Gradient of `log_prob` to the outputs, as something to differentiate."""
+        entries = NonZeros.of(measured, mask=self._mask, like=self._raw)
+        mean = self.mean if self._mask is None else self.mean * self._mask
+        return entries.added(-mean, entries.value)
+
+    @property
     def mean(self) -> Float[Tensor, "n g"]:
         """Probability of a one."""
         return torch.sigmoid(self._logits)

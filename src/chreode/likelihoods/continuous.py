@@ -115,6 +115,21 @@ class NormalValues:
         return log_prob(partial(_score, values, self._mask), self._raw, self._ones, self._log_scale)
 
     @property
+    def raw(self) -> Float[Tensor, "n g"]:
+        """The decoder's outputs."""
+        return self._raw
+
+    def slope(self, measured: Measured) -> Float[Tensor, "n g"]:
+        """Gradient of `log_prob` to the outputs, as something to differentiate."""
+        if isinstance(measured, CSR):
+            entries = NonZeros.of(measured, mask=self._mask, like=self._raw)
+            residual = entries.added(-self._raw, entries.value)
+        else:
+            residual = measured.to(self._raw.dtype) - self._raw
+        residual = residual if self._mask is None else residual.masked_fill(~self._mask, 0)
+        return residual * (-2 * self._log_scale).exp()
+
+    @property
     def mean(self) -> Float[Tensor, "n g"]:
         """Expected values."""
         return self._raw

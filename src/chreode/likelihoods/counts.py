@@ -1,4 +1,4 @@
-"""Likelihoods of counts: Poisson, negative binomial, and its zero-inflated form."""
+"""Likelihoods of counts: negative binomial, and its zero-inflated form."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import nn
 
 from chreode.axes import Bool, Float, Tensor
 from chreode.errors import InputError
-from chreode.likelihoods.closed import score_negative_binomial, score_poisson, score_zero_inflated
+from chreode.likelihoods.closed import score_negative_binomial, score_zero_inflated
 from chreode.likelihoods.compiled import compiled_for
-from chreode.likelihoods.sparse import NonZeros, log_prob, masked
+from chreode.likelihoods.sparse import NonZeros, centre, known, log_prob, masked
 
 if TYPE_CHECKING:
     from chreode.cells import Measured
@@ -20,57 +20,11 @@ if TYPE_CHECKING:
 __all__ = [
     "NegativeBinomial",
     "NegativeBinomialCounts",
-    "Poisson",
-    "PoissonCounts",
     "ZeroInflatedCounts",
     "ZeroInflatedNegativeBinomial",
 ]
 
 _LOG_THETA = 20.0
-
-
-class Poisson(nn.Module):
-    r"""Counts without overdispersion, given the cell's total.
-
-    .. math:: x_{ij} \sim \mathrm{Poisson}(s_i \rho_{ij}), \qquad \rho_i = \mathrm{softmax}(\mathrm{raw}_i)
-
-    Parameters
-    ----------
-    n_features
-        Features ``g``.
-
-    Examples
-    --------
-    >>> import torch
-    >>> head = Poisson(2)
-    >>> observed = head(torch.zeros(1, 2), torch.tensor([4.0]), None)
-    >>> observed.mean
-    tensor([[2., 2.]])
-    >>> observed.log_prob(torch.tensor([[1.0, 3.0]]))
-    tensor([-3.0192])
-    """
-
-    kinds: ClassVar[frozenset[str]] = frozenset({"counts", "binary"})
-    outputs: ClassVar[int] = 1
-
-    def __init__(self, n_features: int) -> None:
-        super().__init__()
-        self.n_features = n_features
-
-    def forward(
-        self, raw: Float[Tensor, "n g"], size: Float[Tensor, " n"], mask: Bool[Tensor, "n g"] | None
-    ) -> PoissonCounts:
-        """The distribution for some decoder outputs."""
-        return PoissonCounts(raw, _known(size), mask)
-
-    def centre(self, bias: Float[Tensor, " g"], total: Float[Tensor, " g"], n_cells: int) -> None:
-        """Set output biases, in place, to the mean profile of ``n_cells`` cells with these totals."""
-        _centre(bias, total)
-
-    @torch.no_grad()
-    def information(self, mean: Float[Tensor, " g"]) -> Float[Tensor, " g"]:
-        """Fisher information of a cell about each output, where the decoder gives this mean."""
-        return mean
 
 
 class NegativeBinomial(nn.Module):
@@ -133,11 +87,11 @@ class NegativeBinomial(nn.Module):
         self, raw: Float[Tensor, "n g"], size: Float[Tensor, " n"], mask: Bool[Tensor, "n g"] | None
     ) -> NegativeBinomialCounts:
         """The distribution for some decoder outputs."""
-        return NegativeBinomialCounts(raw, _known(size), mask, _dispersion(self.log_theta, self.floor))
+        return NegativeBinomialCounts(raw, known(size), mask, _dispersion(self.log_theta, self.floor))
 
     def centre(self, bias: Float[Tensor, " g"], total: Float[Tensor, " g"], n_cells: int) -> None:
         """Set output biases, in place, to the mean profile of ``n_cells`` cells with these totals."""
-        _centre(bias, total)
+        centre(bias, total)
 
     @torch.no_grad()
     def information(self, mean: Float[Tensor, " g"]) -> Float[Tensor, " g"]:
@@ -200,56 +154,16 @@ class ZeroInflatedNegativeBinomial(nn.Module):
         self, raw: Float[Tensor, "n gg"], size: Float[Tensor, " n"], mask: Bool[Tensor, "n g"] | None
     ) -> ZeroInflatedCounts:
         """The distribution for some decoder outputs."""
-        return ZeroInflatedCounts(raw, _known(size), mask, _dispersion(self.log_theta, self.floor))
+        return ZeroInflatedCounts(raw, known(size), mask, _dispersion(self.log_theta, self.floor))
 
     def centre(self, bias: Float[Tensor, " g"], total: Float[Tensor, " g"], n_cells: int) -> None:
         """Set output biases, in place, to the mean profile of ``n_cells`` cells with these totals."""
-        _centre(bias, total)
+        centre(bias, total)
 
     @torch.no_grad()
     def information(self, mean: Float[Tensor, " g"]) -> Float[Tensor, " 2*g"]:
         """Fisher information of a cell about each output, at this mean and when half is dropped."""
         return torch.cat([mean / (1 + mean / self.theta.to(mean)), torch.full_like(mean, 0.25)])
-
-
-class PoissonCounts:
-    """What `Poisson` returns: the distribution of counts in some cells."""
-
-    __slots__ = ("_mask", "_raw", "_size")
-
-    def __init__(self, raw: Tensor, size: Tensor, mask: Tensor | None) -> None:
-        self._raw, self._size, self._mask = raw, size.to(raw.dtype), mask
-
-    def log_prob(self, measured: Measured) -> Float[Tensor, " n"]:
-        """Log probability of each cell's counts, in nats."""
-        entries = NonZeros.of(measured, mask=self._mask, like=self._raw)
-        fused = compiled_for(self._raw)
-        way = fused.score_poisson if fused else score_poisson
-        return log_prob(partial(way, entries, self._mask), self._raw, self._size)
-
-    @property
-    def proportions(self) -> Float[Tensor, "n g"]:
-        """Expected share of the cell's total; nothing for masked features."""
-        return torch.softmax(masked(self._raw, self._mask), 1)
-
-    @property
-    def mean(self) -> Float[Tensor, "n g"]:
-        """Expected counts."""
-        return self.proportions * self._size[:, None]
-
-    @property
-    def variance(self) -> Float[Tensor, "n g"]:
-        """Variance of the counts."""
-        return self.mean
-
-    @property
-    def zero_probability(self) -> Float[Tensor, "n g"]:
-        """Probability of no count."""
-        return torch.exp(-self.mean)
-
-    def sample(self, generator: torch.Generator) -> Float[Tensor, "n g"]:
-        """Draw counts."""
-        return torch.poisson(self.mean.detach(), generator)
 
 
 class NegativeBinomialCounts:
@@ -264,6 +178,26 @@ class NegativeBinomialCounts:
     def log_prob(self, measured: Measured) -> Float[Tensor, " n"]:
         """Log probability of each cell's counts, in nats."""
         return self._scored(measured, self._size, free=False)
+
+    @property
+    def raw(self) -> Float[Tensor, "n g"]:
+        """The decoder's outputs."""
+        return self._raw
+
+    def slope(self, measured: Measured) -> Float[Tensor, "n g"]:
+        r"""Gradient of `log_prob` to the outputs, as something to differentiate.
+
+        With :math:`e = (x - \mu) / (1 + \mu/\theta)`, that to :math:`\log\mu`, it is
+        :math:`e - \rho \sum e`.
+        """
+        by_mean = self._by_mean(measured)
+        return by_mean - self.proportions * by_mean.sum(1, keepdim=True)
+
+    def _by_mean(self, measured: Measured) -> Float[Tensor, "n g"]:
+        entries = NonZeros.of(measured, mask=self._mask, like=self._raw)
+        mean = self.mean
+        less = 1 / (1 + mean / self._log_theta.exp())
+        return entries.added(-mean * less, entries.value * less.reshape(-1)[entries.flat])
 
     def _scored(self, measured: Measured, size: Tensor, *, free: bool) -> Float[Tensor, " n"]:
         entries = NonZeros.of(measured, mask=self._mask, like=self._raw)
@@ -349,17 +283,6 @@ class ZeroInflatedCounts:
         counts = _draw(self._kept, self._log_theta, generator)
         lost = torch.rand(counts.shape, generator=generator, dtype=counts.dtype, device=counts.device)
         return counts.masked_fill_(lost < torch.sigmoid(self._dropout.detach()), 0)
-
-
-def _known(size: Tensor) -> Tensor:
-    # The usual size of zeros and ones is unknown (nan); of counts it is one.
-    return size.nan_to_num(1.0)
-
-
-def _centre(bias: Tensor, total: Tensor) -> None:
-    # Half a molecule for features never seen, so that their logit is finite.
-    bias.copy_((total + 0.5).log())
-    bias.sub_(bias.mean())
 
 
 def _log_theta(n_features: int, init: float | Tensor, floor: float) -> Tensor:

@@ -73,6 +73,10 @@ class FreeCounts(NegativeBinomialCounts):
         total = torch.logsumexp(masked(self._raw.detach(), self._mask), 1).exp()
         return self._scored(measured, self._size * total, free=True)
 
+    def slope(self, measured: Measured) -> Float[Tensor, "n g"]:
+        """Gradient of `log_prob` to the outputs, as something to differentiate."""
+        return self._by_mean(measured)
+
     @property
     def mean(self) -> Float[Tensor, "n g"]:
         """Expected counts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -110,12 +111,12 @@ class ProteinMixture(nn.Module):
 
     @torch.no_grad()
     def start(self, bias: Float[Tensor, " gggg"], counts: Float[Tensor, "n g"], there: Tensor) -> None:
-        """Set output biases, in place, to a mixture of two normals on each protein's log counts.
+        """Start from a mixture of two normals on each protein's log counts.
 
         Parameters
         ----------
         bias
-            Of all four blocks.
+            Output biases of all four blocks, which are set in place.
         counts
             Of some cells.
         there
@@ -127,9 +128,10 @@ class ProteinMixture(nn.Module):
         bias[:g] = low
         bias[g : 2 * g] = torch.expm1((high - low).clamp_min(0.5)).log()
         bias[2 * g : 3 * g] = torch.logit(share.clamp(0.05, 0.95))
-        # Half of the width: the other half is for the counts themselves.
+        # Half of the width is the background's, the rest that of the counts.
         scale = (0.5 * spread).clamp(0.05, 1.0)
         bias[3 * g :] = torch.expm1(scale).log()
+        self.log_theta.copy_(-(spread.square() - scale.square()).clamp(1e-2, 10.0).log())
         self.background_mean.copy_(low)
         self.background_log_scale.copy_(scale.log())
 
@@ -171,6 +173,11 @@ class ProteinCounts:
         if self._mask is not None:
             value = torch.where(self._mask, value, 0.0)
         return value.sum(1).to(self._mixing.dtype)
+
+    def thinned(self, share: float) -> ProteinCounts:
+        """The distribution of a binomial share of the counts."""
+        low = self._log_background + math.log(share)
+        return ProteinCounts(low, self._rise, self._mixing, theta=self._theta, mask=self._mask)
 
     def divergence(self, shift: Float[Tensor, "n g"] | None = None) -> Float[Tensor, " n"]:
         r"""How far the backgrounds of each cell's measured proteins are from their prior, in nats.

@@ -17,7 +17,7 @@ from chreode.cells import CSR, Measured
 from chreode.csr import repeat
 from chreode.errors import InputError
 
-__all__ = ["NonZeros", "Score", "blocks", "log_prob", "masked", "of_panel", "shares"]
+__all__ = ["NonZeros", "Score", "blocks", "centre", "known", "log_prob", "masked", "of_panel", "shares"]
 
 Score = Callable[[tuple[Tensor, ...], tuple[bool, ...], Tensor | None], tuple[Tensor, list[Tensor | None]]]
 """``score(inputs, wanted, weight) -> (value, gradients)``.
@@ -127,6 +127,10 @@ class NonZeros:
         """Sums over each feature's non-zeros."""
         return values.new_zeros(self.shape[1]).scatter_add_(0, self.col, values)
 
+    def added(self, matrix: Float[Tensor, "n g"], values: Float[Tensor, " nnz"]) -> Float[Tensor, "n g"]:
+        """A dense matrix with something added at the non-zeros; gradients reach both."""
+        return matrix.reshape(-1).index_add(0, self.flat, values).view(matrix.shape)
+
     def add_to(
         self, matrix: Float[Tensor, "n g"], values: Float[Tensor, " nnz"], rows: slice | None = None
     ) -> None:
@@ -163,6 +167,18 @@ def masked(logits: Float[Tensor, "n g"], mask: Bool[Tensor, "n g"] | None) -> Fl
     if mask is None:
         return logits
     return torch.where(mask, logits, torch.finfo(logits.dtype).min / 4)
+
+
+def known(size: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """The sizes; one of counts where none is known, as zeros and ones may have none."""
+    return size.nan_to_num(1.0)
+
+
+def centre(bias: Float[Tensor, " g"], total: Float[Tensor, " g"]) -> None:
+    """Set output biases, in place, to the profile of these totals."""
+    # Half a molecule for features never seen, so that their logit is finite.
+    bias.copy_((total + 0.5).log())
+    bias.sub_(bias.mean())
 
 
 def of_panel(

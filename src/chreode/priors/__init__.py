@@ -1,5 +1,6 @@
 """How codes are distributed before anything is measured."""
 
+from chreode.priors.ball import Ball, BallDensity
 from chreode.priors.gaussians import MixtureDensity
 from chreode.priors.hierarchy import HierarchyDensity, LabelHierarchy
 from chreode.priors.labelled import LabelledDensity, LabelledMixture
@@ -7,10 +8,13 @@ from chreode.priors.mixture import Mixture
 from chreode.priors.normal import Flat, FlatDensity, NormalDensity, StandardNormal
 from chreode.priors.placement import count_communities
 from chreode.priors.softball import Softball
+from chreode.priors.vamp import VampPrior
 from chreode.priors.weights import weight_precision
 
 __all__ = [
     "PRIORS",
+    "Ball",
+    "BallDensity",
     "Flat",
     "FlatDensity",
     "HierarchyDensity",
@@ -22,14 +26,17 @@ __all__ = [
     "NormalDensity",
     "Softball",
     "StandardNormal",
+    "VampPrior",
     "count_communities",
     "weight_precision",
 ]
 
 PRIORS = {
+    "ball": Ball,
     "hierarchy": LabelHierarchy,
     "labelled": LabelledMixture,
     "mixture": Mixture,
     "normal": StandardNormal,
     "softball": Softball,
+    "vamp": VampPrior,
 }

@@ -87,9 +87,14 @@ class HierarchyDensity:
         divergence = NormalDensity(z.shape[1]).kl(second, u)
         return (self.prior.given(u, every).log_prob(repeated) - divergence).view(len(z), number)
 
-    def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """The bound on the log density of each cell's code, given its label where known, in nats."""
-        bounds = self.bounds(z)
+    def log_prob(
+        self, z: Float[Tensor, "n d"], noise: Float[Tensor, "n k d"] | None = None
+    ) -> Float[Tensor, " n"]:
+        """The bound on the log density of each cell's code, given its label where known, in nats.
+
+        ``noise`` is that of `bounds`.
+        """
+        bounds = self.bounds(z, noise)
         log_q = self.prior.classifier(z).log_softmax(1)
         unknown = (log_q.exp() * (bounds - log_q + self.log_weights)).sum(1)
         if self.levels is None:

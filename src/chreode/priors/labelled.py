@@ -180,6 +180,10 @@ class LabelledMixture(nn.Module):
             raise ValueError(msg)
         return LabelledDensity(self.mixture(cells, given), cells.covariates[covariate.column])
 
+    def label_probabilities(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        """Probability of each level given the code alone, under the mixture."""
+        return self.mixture().responsibilities(z)
+
     def log_hyper(self) -> Float[Tensor, ""]:
         """Log density of the parameters, in nats."""
         return self.mixture.log_hyper()

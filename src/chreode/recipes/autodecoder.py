@@ -20,7 +20,7 @@ from chreode.recipe import Build, recipe
 if TYPE_CHECKING:
     from chreode.layout import Layout
 
-__all__ = ["autodecoder"]
+__all__ = ["autodecoder", "autoencoder"]
 
 
 @recipe(code="cell", cite=("autodecoder",))
@@ -68,3 +68,29 @@ def autodecoder(
     model = LatentModel({"cell": Latent(infer, Flat(dim))}, decoder)
     plan = Plan(events=(start_codes(), centre_decoder()))
     return Build(model, Objective(reconstruction()), replace(plan, lr={**plan.lr, "codes": code_lr}))
+
+
+@recipe(code="cell", cite=("autodecoder",))
+def autoencoder(
+    layout: Layout,
+    *,
+    dim: Annotated[int, Field(ge=1, le=512)] = 20,
+    hidden: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = (100,),
+    likelihood: Literal["nb", "poisson", "zinb", "bernoulli", "normal"] | None = None,
+) -> Build:
+    r"""Encoder and decoder learned by reconstruction alone, without a prior.
+
+    .. math:: L = -\frac1n \sum_i \log p(x_i \mid f(e(x_i)))
+
+    It is `autodecoder` with ``inference="encoder"``. The page *autodecoder* of the documentation says more.
+
+    Parameters
+    ----------
+    dim, hidden, likelihood
+        As of `autodecoder`.
+    """
+    modality, described = next(iter(layout.modalities.items()))
+    chosen = {modality: heads[likelihood or usual[described.kind]]}
+    decoder = layered(layout, {"cell": dim}, heads=chosen, hidden=hidden)
+    model = LatentModel({"cell": Latent(Encoder(layout, dim, hidden=hidden[::-1]), Flat(dim))}, decoder)
+    return Build(model, Objective(reconstruction()), Plan(events=(centre_decoder(),)))

@@ -1,21 +1,21 @@
-"""Variational recipes: an encoder, or a table, gives a Gaussian over each cell's code."""
+"""Variational recipes: an encoder gives a Gaussian over each cell's code."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from chreode.decoders import MLP, Linear, layered
-from chreode.events import centre_decoder, start_codes
-from chreode.infer import Encoder, PrincipalStart, VariationalCodebook, VariationalEncoder
+from chreode.events import centre_decoder, placed, start_inputs
+from chreode.infer import Encoder, VariationalEncoder
 from chreode.likelihoods import heads, usual
 from chreode.model import Latent, LatentModel
-from chreode.objective import Objective, Ramp, kl, reconstruction
+from chreode.objective import Objective, Ramp, independence, kl, reconstruction
 from chreode.plan import Event, Plan
-from chreode.priors import StandardNormal
+from chreode.priors import StandardNormal, VampPrior
 from chreode.recipe import Build, recipe
+from chreode.recipes.dgd import Components, Covariance, free_mixture, refuse_more_components
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from chreode.layout import Layout
     from chreode.objective import Term
 
-__all__ = ["beta_vae", "ldvae", "scvi", "vad", "vae"]
+__all__ = ["beta_vae", "dhsic_vae", "ldvae", "scvae", "scvi", "vae"]
 
 Width = Annotated[int, Field(ge=1, le=4096)]
 Dim = Annotated[int, Field(ge=1, le=512)]
@@ -42,8 +42,10 @@ def vae(
     likelihood: Literal["nb", "poisson", "zinb", "bernoulli", "normal"] | None = None,
     dropout: Dropout = 0.1,
     warm_up: Share = 0.25,
+    prior: Literal["normal", "vamp"] = "normal",
+    inputs: Annotated[int, Field(ge=1, le=1000)] = 50,
 ) -> Build:
-    r"""Variational autoencoder for any kind of values, with a standard normal prior.
+    r"""Variational autoencoder for any kind of values, with a standard normal prior or one of posteriors.
 
     .. math::
         z_i \sim N(0, I), \quad x_i \sim p(x \mid f(z_i)), \quad
@@ -64,8 +66,17 @@ def vae(
         Probability that a hidden unit of the encoder is dropped in a step.
     warm_up
         Share of the steps in which the divergence's weight rises from 0 to 1.
+    prior
+        ``normal``, or ``vamp``: the mixture of the posteriors of pseudo-cells that are learned
+        (doi:10.48550/arXiv.1705.07120).
+    inputs
+        How many pseudo-cells.
     """
-    return _any_kind(layout, dim, hidden, likelihood, dropout=dropout, beta=1.0, warm_up=warm_up)
+    infer, decoder = _any_kind(layout, dim, hidden, likelihood, dropout=dropout)
+    if prior == "normal":
+        return built(layout, infer, StandardNormal(dim), decoder, warm_up=warm_up)
+    made, events = VampPrior(infer, dim, inputs=inputs), (start_inputs("cell"),)
+    return built(layout, infer, made, decoder, warm_up=warm_up, events=events)
 
 
 @recipe(code="cell", cite=("beta_vae",))
@@ -93,7 +104,79 @@ def beta_vae(
     dim, hidden, likelihood, dropout, warm_up
         As of `vae`.
     """
-    return _any_kind(layout, dim, hidden, likelihood, dropout=dropout, beta=beta, warm_up=warm_up)
+    infer, decoder = _any_kind(layout, dim, hidden, likelihood, dropout=dropout)
+    return built(layout, infer, StandardNormal(dim), decoder, beta=beta, warm_up=warm_up)
+
+
+@recipe(code="cell", cite=("dhsic_vae", "hsic_vae"))
+def dhsic_vae(
+    layout: Layout,
+    *,
+    penalty: Annotated[float, Field(ge=0)] = 1000.0,
+    dim: Dim = 10,
+    hidden: tuple[Width, ...] = (128,),
+    likelihood: Literal["nb", "poisson", "zinb", "bernoulli", "normal"] | None = None,
+    dropout: Dropout = 0.1,
+    warm_up: Share = 0.25,
+) -> Build:
+    r"""Variational autoencoder whose dimensions are kept independent of each other over cells.
+
+    .. math::
+        L = \frac1n \sum_i \big[-E_{q_i} \log p(x_i | z_i) + w(t)\,\mathrm{KL}(q_i \,\|\, N(0, I))\big]
+        + \lambda\, \widehat{\mathrm{dHSIC}}(z_1, \dots, z_d)
+
+    with the kernel criterion of joint independence of the codes drawn for a minibatch. The page *dhsic_vae*
+    of the documentation says more.
+
+    Parameters
+    ----------
+    penalty
+        :math:`\lambda`, in nats a cell; 0 is `vae`.
+    dim, hidden, likelihood, dropout, warm_up
+        As of `vae`.
+    """
+    infer, decoder = _any_kind(layout, dim, hidden, likelihood, dropout=dropout)
+    terms = (independence("cell", weight=penalty),)
+    return built(layout, infer, StandardNormal(dim), decoder, warm_up=warm_up, terms=terms)
+
+
+@recipe(code="cell", cite=("scvae",))
+def scvae(
+    layout: Layout,
+    *,
+    dim: Dim = 10,
+    components: Components = None,
+    hidden: tuple[Width, ...] = (128,),
+    likelihood: Literal["nb", "poisson", "zinb", "bernoulli", "normal"] | None = None,
+    covariance: Covariance = "tied",
+    dropout: Dropout = 0.1,
+    warm_up: Share = 0.25,
+    place_at: Annotated[float, Field(gt=0, le=1)] = 0.5,
+) -> Build:
+    r"""Gaussian-mixture variational autoencoder: an encoder, and components that are the cells' clusters.
+
+    .. math::
+        z_i \sim \sum_k \pi_k N(\mu_k, \Sigma), \quad x_i \sim p(x \mid f(z_i)), \quad
+        L = \frac1n \sum_i \big[-E_{q_i} \log p(x_i | z_i) + w(t)\, \mathrm{KL}(q_i \,\|\, p)\big]
+
+    with the divergence from the mixture estimated by the code that is drawn. Components are placed on draws
+    of all posteriors and follow them by expectation-maximisation. The page *scvae* of the documentation says
+    more (doi:10.1093/bioinformatics/btaa293).
+
+    Parameters
+    ----------
+    dim, hidden, likelihood, dropout, warm_up
+        As of `vae`.
+    components, covariance
+        As of `scdgd`.
+    place_at
+        When components are placed, as a fraction of the epochs; before, the prior is standard normal.
+    """
+    refuse_more_components(layout, components)
+    infer, decoder = _any_kind(layout, dim, hidden, likelihood, dropout=dropout)
+    prior = free_mixture(layout, dim, components, covariance)
+    events = placed("cell", at=place_at, components=components)
+    return built(layout, infer, prior, decoder, warm_up=warm_up, events=events)
 
 
 @recipe(code="cell", cite=("scvi",))
@@ -169,48 +252,6 @@ def ldvae(
     return built(layout, encoder, StandardNormal(dim), decoder, warm_up=warm_up)
 
 
-@recipe(code="cell", cite=("vad",))
-def vad(
-    layout: Layout,
-    *,
-    dim: Dim = 20,
-    hidden: tuple[Width, ...] = (100,),
-    likelihood: Literal["nb", "poisson", "zinb", "bernoulli", "normal"] | None = None,
-    init: Literal["pca", "zero"] = "pca",
-    code_lr: Annotated[float, Field(gt=0)] = 1e-2,
-) -> Build:
-    r"""Variational auto-decoder: a free Gaussian over each cell's code, without an encoder.
-
-    .. math::
-        z_i \sim N(0, I), \quad x_i \sim p(x \mid f(z_i)), \quad
-        L = \frac1n \sum_i \big[-E_{q_i} \log p(x_i | z_i) + \mathrm{KL}(q_i \,\|\, N(0, I))\big]
-
-    with :math:`q_i = N(m_i, \mathrm{diag}\,v_i)` of which mean and variance are parameters. The page *vad* of
-    the documentation says more (doi:10.48550/arXiv.1903.00840).
-
-    Parameters
-    ----------
-    dim, likelihood
-        As of `vae`.
-    hidden
-        Widths of the decoder's hidden layers; none makes it linear.
-    init
-        Means start at principal components, or at zero.
-    code_lr
-        Length of the steps of means, and of log variances divided by 10.
-    """
-    modality, described = next(iter(layout.modalities.items()))
-    batch = layout.in_role("batch")
-    start = PrincipalStart(layout, dim, batch=batch.column if batch else None) if init == "pca" else None
-    chosen = {modality: heads[likelihood or usual[described.kind]]}
-    decoder = layered(layout, {"cell": dim}, heads=chosen, hidden=hidden)
-    infer = VariationalCodebook(layout.n_cells, dim, start=start)
-    model = LatentModel({"cell": Latent(infer, StandardNormal(dim))}, decoder)
-    plan = Plan(events=(start_codes(), centre_decoder()))
-    plan = replace(plan, lr={**plan.lr, "codes": code_lr})
-    return Build(model, Objective(reconstruction(), kl("cell")), plan)
-
-
 def of_counts(
     layout: Layout, dim: int, hidden: tuple[int, ...], *, dropout: float, encode_batch: bool
 ) -> VariationalEncoder:
@@ -221,22 +262,13 @@ def of_counts(
 
 
 def _any_kind(
-    layout: Layout,
-    dim: int,
-    hidden: tuple[int, ...],
-    likelihood: str | None,
-    *,
-    dropout: float,
-    beta: float,
-    warm_up: float,
-) -> Build:
+    layout: Layout, dim: int, hidden: tuple[int, ...], likelihood: str | None, *, dropout: float
+) -> tuple[VariationalEncoder, nn.Module]:
+    """Encoder and decoder for the kind of values there is."""
     modality, described = next(iter(layout.modalities.items()))
-    how = {"norm": "batch", "dropout": dropout}
-    encoder = Encoder(layout, 2 * dim, hidden=hidden[::-1], **how)
+    encoder = Encoder(layout, 2 * dim, hidden=hidden[::-1], norm="batch", dropout=dropout)
     chosen = {modality: heads[likelihood or usual[described.kind]]}
-    decoder = layered(layout, {"cell": dim}, heads=chosen, hidden=hidden)
-    infer = VariationalEncoder(encoder)
-    return built(layout, infer, StandardNormal(dim), decoder, beta=beta, warm_up=warm_up)
+    return VariationalEncoder(encoder), layered(layout, {"cell": dim}, heads=chosen, hidden=hidden)
 
 
 def built(
