@@ -1,7 +1,7 @@
 """Every code block of the README and the documentation runs, on a small data set, as a reader would run it.
 
 The blocks of a page run in their order, in a folder of the page's own that holds ``pbmc.h5ad``,
-``new.h5ad``, ``multiome.h5mu``, ``new_donor.h5mu`` and ``genes.gtf``. Blocks of ``python`` share their
+``new.h5ad``, ``multiome.h5mu``, ``citeseq.h5mu``, ``new_donor.h5mu`` and ``genes.gtf``. Blocks of ``python`` share their
 names; each line of a block of ``sh`` is a command.
 What cannot run in a test says so, and why, in the line before: ``<!-- not run: it installs -->``.
 """
@@ -76,6 +76,7 @@ def small(tmp_path_factory) -> Path:
         )
         adata.write_h5ad(folder / f"{name}.h5ad")
     multiome(adata).write(folder / "multiome.h5mu")
+    multiome(adata, other=citeseq(adata)).write(folder / "citeseq.h5mu")
     adata.obs["donor"] = "donor_4"
     multiome(adata).write(folder / "new_donor.h5mu")
     starts = [
@@ -85,8 +86,8 @@ def small(tmp_path_factory) -> Path:
     return folder
 
 
-def multiome(adata):
-    """The same cells with 40 peaks beside the genes."""
+def multiome(adata, *, other=None):
+    """The same cells with 40 peaks beside the genes, or with another modality."""
     import anndata as ad
     import mudata
 
@@ -95,7 +96,18 @@ def multiome(adata):
     atac.var_names = [f"chr1:{1000 * j}-{1000 * j + 500}" for j in range(40)]
     rna = ad.AnnData(adata.layers["counts"], obs=adata.obs, var=adata.var)
     with mudata.set_options(pull_on_update=False):
-        return mudata.MuData({"rna": rna, "atac": atac})
+        return mudata.MuData({"rna": rna, **({"atac": atac} if other is None else {"prot": other})})
+
+
+def citeseq(adata):
+    """Counts of four proteins, each of which one type has."""
+    import anndata as ad
+
+    has = adata.obs["cell_type"].cat.codes.to_numpy()[:, None] == np.arange(4)
+    counts = np.random.default_rng(0).negative_binomial(4, 4 / (4 + np.where(has, 60.0, 10.0)))
+    proteins = ad.AnnData(counts.astype(np.float32), obs=adata.obs[[]])
+    proteins.var_names = ["CD3", "CD4", "CD8", "CD19"]
+    return proteins
 
 
 @pytest.fixture

@@ -129,7 +129,9 @@ class _Prediction:
     def observed(self, rows: slice) -> Any:
         if self.kept is None or self.kept[0] != rows:
             z = {name: value[rows] for name, value in self.codes.items()}
-            self.kept = rows, self.module.trace(z, self.cells[rows]).observed[self.modality]
+            observed: Any = self.module.trace(z, self.cells[rows]).observed[self.modality]
+            # Where it is not given the total, it is of whole cells, and these are halves.
+            self.kept = rows, observed.thinned(0.5) if hasattr(observed, "thinned") else observed
         return self.kept[1]
 
     def nats(self, rows: slice) -> tuple[float, float]:
