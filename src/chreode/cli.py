@@ -28,6 +28,7 @@ from chreode.cli_options import (
     Overwrite,
     Run,
     Seed,
+    Unlabelled,
     Work,
     app,
     by_modality,
@@ -68,6 +69,7 @@ def fit(
     counts: Counts = None,
     batch: Batch = None,
     label: Label = None,
+    unlabelled: Unlabelled = None,
     covariate: Annotated[
         list[str] | None, typer.Option(metavar="KEY", help="Column that conditions the decoder; repeatable.")
     ] = None,
@@ -100,6 +102,7 @@ def fit(
         "counts": by_modality(counts),
         "batch": batch,
         "label": label,
+        "unlabelled": unlabelled,
         "covariates": tuple(covariate or ()),
         "features": by_modality(features, number=True),
         "values": by_modality(values),

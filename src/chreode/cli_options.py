@@ -23,6 +23,7 @@ __all__ = [
     "Overwrite",
     "Run",
     "Seed",
+    "Unlabelled",
     "Work",
     "app",
     "by_modality",
@@ -56,6 +57,10 @@ Modality = Annotated[
 ]
 Batch = Annotated[str | None, typer.Option(metavar="KEY", help="Column of the experimental batch.")]
 Label = Annotated[str | None, typer.Option(metavar="KEY", help="Column of labels, for scores and tables.")]
+
+Unlabelled = Annotated[
+    str | None, typer.Option(metavar="LEVEL", help="Level of the label that means that there is none.")
+]
 
 
 class Once(TyperCommand):
