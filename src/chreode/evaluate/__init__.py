@@ -32,6 +32,7 @@ from chreode.evaluate.integration import (
     lisi,
     silhouette_batch,
 )
+from chreode.evaluate.labels import calibration_error, predict_labels
 from chreode.evaluate.local import clisi, ilisi, kbet, kbet_per_label, weighted_lisi
 from chreode.evaluate.marginals import compare_components, compare_samples, dispersion_bias, two_sample_auc
 from chreode.evaluate.matrices import Rows
@@ -47,6 +48,7 @@ __all__ = [
     "batch_accuracy",
     "batch_mixing",
     "bras",
+    "calibration_error",
     "clisi",
     "compare_components",
     "compare_samples",
@@ -73,6 +75,7 @@ __all__ = [
     "nmi",
     "pcr_comparison",
     "pit_coverage",
+    "predict_labels",
     "rmse",
     "score_embedding",
     "silhouette_batch",

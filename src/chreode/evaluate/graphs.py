@@ -83,8 +83,8 @@ def fuzzy_graph(neighbours: Any) -> sp.csr_matrix:
 
     .. math:: w_{ij} = \exp(-\max(0, d_{ij} - \rho_i) / \sigma_i), \qquad W = w + w^T - w \circ w^T
 
-    where :math:`\rho_i` is the least distance above 0 and :math:`\sigma_i` makes the weights of a row, but for
-    the cell's own, sum to :math:`\log_2 k`.
+    where :math:`\rho_i` is the least distance above 0 and :math:`\sigma_i` lets the weights of a row's other
+    cells sum to :math:`\log_2 k`.
 
     Parameters
     ----------

@@ -238,7 +238,7 @@ def kbet_per_label(
         msg = f"Expected a square graph; found one of shape {graph.shape}. Give what `fuzzy_graph` returns."
         raise InputError(msg)
     label, _ = every_level(labels, n=n, what="label")
-    names = known_levels(labels)[1]
+    names = known_levels(labels)[1].tolist()
     batch, _ = every_level(batches, n=n, what="batch")
     links, rates = sp.csr_matrix(graph), {}
     for number, name in enumerate(names):
@@ -279,16 +279,17 @@ def _median(neighbours: Any, levels: Any, perplexity: float | None) -> tuple[flo
 def _perplexed(distances: np.ndarray, other: np.ndarray, perplexity: float) -> np.ndarray:
     """Weights of the others that sum to one a row and have the given perplexity."""
     beyond = np.where(other, distances, np.inf)
-    beyond = np.where(other, beyond - beyond.min(axis=1, keepdims=True), 0.0)
+    beyond -= beyond.min(axis=1, keepdims=True)
 
-    def weights(beta: np.ndarray) -> np.ndarray:
-        raw = np.where(other, np.exp(-beta[:, None] * beyond), 0.0)
-        return raw / raw.sum(axis=1, keepdims=True)
+    def raw(beta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        weights = np.exp(-beta[:, None] * beyond)
+        return weights, weights.sum(axis=1)
 
     def surplus(beta: np.ndarray) -> np.ndarray:
-        p = weights(beta)
-        entropy = np.log(np.where(other, np.exp(-beta[:, None] * beyond), 0.0).sum(axis=1))
-        return entropy + beta * (p * beyond).sum(axis=1) - np.log(perplexity)
+        weights, total = raw(beta)
+        mean = (weights * np.where(other, beyond, 0.0)).sum(axis=1) / total
+        return np.log(total) + beta * mean - np.log(perplexity)
 
-    scale = np.maximum(beyond.mean(axis=1), np.finfo(np.float64).tiny ** 0.5)
-    return weights(root(surplus, 1e-6 / scale, 1e6 / scale))
+    scale = np.maximum(np.where(other, beyond, 0.0).mean(axis=1), np.finfo(np.float64).tiny ** 0.5)
+    weights, total = raw(root(surplus, 1e-6 / scale, 1e6 / scale))
+    return weights / total[:, None]

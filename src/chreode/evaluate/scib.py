@@ -45,7 +45,8 @@ def pcr_comparison(before: Any, after: Any, batches: Any) -> float:
 
     Returns
     -------
-    In [0, 1]; 0 also when batches explain more than before; NaN when they explained nothing before.
+    In [0, 1]; 0 also when batches explain more than before; NaN with one batch, or when batches explained
+    nothing before.
 
     Raises
     ------
@@ -69,7 +70,9 @@ def pcr_comparison(before: Any, after: Any, batches: Any) -> float:
     """
     second = checked(after)
     first = _same_cells(before, len(second))
-    batch, _ = every_level(batches, n=len(first), what="batch")
+    batch, b = every_level(batches, n=len(first), what="batch")
+    if b < 2:
+        return float("nan")
     explained, left = _explained(first, batch), _explained(second, batch)
     return max(0.0, (explained - left) / explained) if explained > 0 else float("nan")
 
