@@ -16,6 +16,7 @@ from chreode.axes import Tensor
 from chreode.cells import Cells, Reading
 from chreode.embedded import Embedded
 from chreode.errors import InputError
+from chreode.evaluate.outliers import Reference, kept_reference
 from chreode.fit import check, train
 from chreode.infer import Encoder
 from chreode.io.read import read
@@ -74,6 +75,7 @@ class FittedModel:
         self.history = history
         self.encoders = dict(encoders or {})
         self.embedded: Embedded  # set once, by fit and load
+        self.reference: Reference | None = None  # set by load, which has no counts to compute it from
 
     def __repr__(self) -> str:
         codes = {n: v.shape[1] for n, v in self.embedded.codes.items()}
@@ -119,6 +121,15 @@ class FittedModel:
             self.module, cells, encoders=self.encoders, refine=refine, labelled=True, show=show
         )
         return self.embed(cells, trained=np.zeros(len(cells), dtype=bool), codes=codes)
+
+    def predict_labels(self, source: Any = None, *, seed: int = 0, progress: bool = False) -> pd.DataFrame:
+        """The label of each cell with calibrated probabilities, and how unusual the cell is.
+
+        `chreode.evaluate.predict_labels` has the arguments and says how.
+        """
+        from chreode.evaluate.labels import predict_labels
+
+        return predict_labels(self, source, seed=seed, progress=progress)
 
     @torch.no_grad()
     def component_means(self, modality: str | None = None) -> np.ndarray:
@@ -238,7 +249,7 @@ class FittedModel:
         }
         files = {"model.safetensors": weights}
         if cells:
-            files["cells.safetensors"] = self.embedded.tensors()
+            files["cells.safetensors"] = self.embedded.tensors() | kept_reference(self)
         storage.write_folder(folder, facts=facts, files=files, table=self.history.to_csv(index=False))
 
     def _check_component(self, component: int | None) -> None:
@@ -395,6 +406,7 @@ def load(folder: str | Path, *, recipe: Recipe | None = None) -> FittedModel:
         encoders=encoders,
     )
     stored = tensors.get("cells.safetensors", {})
+    model.reference = Reference.from_tensors(stored)
     model.embedded = Embedded.from_tensors(
         module,
         layout,
@@ -450,5 +462,5 @@ def distil(
         history=model.history,
         encoders=encoders,
     )
-    other.embedded = model.embedded
+    other.embedded, other.reference = model.embedded, model.reference
     return other

@@ -89,6 +89,7 @@ def add_levels(model: FittedModel, source: Any, *, progress: bool = False) -> Fi
     old = model.embedded
     fitted = old.cells.replace(layout=replace(old.cells.layout, covariates=layout.covariates))
     wider.embedded = wider.embed(fitted, trained=old.trained, codes=old.codes)
+    wider.reference = model.reference
     return wider
 
 
