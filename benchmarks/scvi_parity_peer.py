@@ -2,10 +2,10 @@
 
     peers/bin/python benchmarks/scvi_parity_peer.py OUT.npz
 
-One model a likelihood, with and without batches, one with two hidden layers, one whose encoder sees the batch,
-and those with labels. Everything is said in double precision: the posterior, and reconstruction and divergence
-a cell, once with the posterior's mean as code and once with codes whose noise is kept. Where there are labels
-the loss is that of scvi-tools itself, which is handed what it would draw.
+One model a likelihood, with and without batches, one with two hidden layers, one whose encoder sees the
+batch, and those with labels. Everything is said in double precision: the posterior, and reconstruction and
+divergence a cell, once with the posterior's mean as code and once with codes whose noise is kept. Where there
+are labels the loss is that of scvi-tools itself, which is handed what it would draw.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from chreode.axes import Tensor
     from chreode.cells import Cells
+    from chreode.layout import Role
     from chreode.recipe import Recipe
 
 __all__ = ["from_scvi", "translated"]
@@ -111,9 +112,10 @@ def _cells(model: Any) -> Cells:
     """The cells of a model, with the levels that it knows in its order; some of them no cell may have."""
     setup, known = model.registry_["setup_args"], {}
     unlabelled = setup.get("unlabeled_category")
-    for role, key, field in (("batch", "batch_key", "batch"), ("label", "labels_key", "labels")):
-        if role == "label" and unlabelled is None:
-            continue
+    fields: dict[Role, tuple[str, str]] = {"batch": ("batch_key", "batch")}
+    if unlabelled is not None:
+        fields["label"] = ("labels_key", "labels")
+    for role, (key, field) in fields.items():
         mapping = model.registry_["field_registries"][field]["state_registry"]["categorical_mapping"]
         levels = tuple(level_name(one) for one in mapping)
         # What stands for no label is the last, and not one of the module's own.
