@@ -66,7 +66,7 @@ def embeddings(name: str, *, seeds: int, epochs: int) -> list[dict[str, Any]]:
             model = ch.fit(
                 read, getattr(ch.recipes, recipe)(), seed=seed, epochs=epochs, validation=0, progress=False
             )
-            codes = np.asarray(model.embedding, dtype=np.float32)
+            codes = np.asarray(model.embedded.embedding, dtype=np.float32)
             made.append({"set": name, "of": f"`{recipe}`", "seed": seed, "codes": codes, **known})
     return made
 

@@ -136,7 +136,7 @@ def test_kbet_accepts_batches_by_chance_as_often_as_it_says(rng: np.random.Gener
 
 def test_kbet_per_label_sees_batches_apart_within_a_label(cells: dict) -> None:
     def rates(codes: np.ndarray) -> dict:
-        return evaluate.kbet_per_label(graph_of(codes), cells["labels"], cells["batches"])
+        return evaluate.kbet_per_label(graph_of(codes), labels=cells["labels"], batches=cells["batches"])
 
     mixed = rates(cells["codes"])
     assert list(mixed) == ["B", "NK", "T"]
@@ -153,7 +153,7 @@ def test_kbet_per_label_leaves_out_what_says_nothing(cells: dict) -> None:
     batches[cells["labels"] == "NK"] = "q"
     labels = cells["labels"].astype(object)
     labels[:9] = "few"
-    assert list(evaluate.kbet_per_label(graph, labels, batches)) == ["B", "T"]
+    assert list(evaluate.kbet_per_label(graph, labels=labels, batches=batches)) == ["B", "T"]
 
 
 def test_a_label_in_crumbs_scores_nought(rng: np.random.Generator) -> None:
@@ -161,15 +161,15 @@ def test_a_label_in_crumbs_scores_nought(rng: np.random.Generator) -> None:
     codes = rng.normal(size=(160, 2)) + 1000.0 * np.arange(8).repeat(20)[:, None]
     batches = rng.choice(["a", "b"], 160)
     graph = graph_of(codes, k=10)
-    assert evaluate.kbet_per_label(graph, ["T"] * 160, batches) == {"T": 0.0}
+    assert evaluate.kbet_per_label(graph, labels=["T"] * 160, batches=batches) == {"T": 0.0}
 
 
 def test_a_small_island_is_left_out_of_a_label(rng: np.random.Generator) -> None:
     """Were it not, its 8 cells, all of one batch, would be refused."""
     codes = np.r_[rng.normal(size=(60, 2)), rng.normal(size=(8, 2)) + 1000]
     batches = np.r_[np.tile(["a", "b"], 30), ["a"] * 8]
-    whole = evaluate.kbet_per_label(graph_of(codes, k=7), ["T"] * 68, batches)
-    main = evaluate.kbet_per_label(graph_of(codes[:60], k=7), ["T"] * 60, batches[:60])
+    whole = evaluate.kbet_per_label(graph_of(codes, k=7), labels=["T"] * 68, batches=batches)
+    main = evaluate.kbet_per_label(graph_of(codes[:60], k=7), labels=["T"] * 60, batches=batches[:60])
     assert whole == main
     assert whole["T"] > 0.8
 
@@ -244,13 +244,15 @@ def test_bras_by_hand_a_label(cells: dict) -> None:
     codes, labels, batches = cells["codes"], cells["labels"], cells["batches"].astype(object)
     batches[0] = "alone"
     by_hand = [bras_by_hand(codes[labels == name], batches[labels == name]) for name in ("B", "NK", "T")]
-    assert evaluate.bras(codes, labels, batches) == pytest.approx(np.mean(by_hand), rel=1e-12)
+    assert evaluate.bras(codes, labels=labels, batches=batches) == pytest.approx(np.mean(by_hand), rel=1e-12)
 
 
 def test_bras_of_two_batches_is_the_silhouette(cells: dict, rng: np.random.Generator) -> None:
     batches = rng.integers(0, 2, 240)
     widths = silhouette_samples(cells["codes"], batches, metric="cosine")
-    assert evaluate.bras(cells["codes"], ["T"] * 240, batches) == pytest.approx(1 - np.abs(widths).mean())
+    assert evaluate.bras(cells["codes"], labels=["T"] * 240, batches=batches) == pytest.approx(
+        1 - np.abs(widths).mean()
+    )
 
 
 def test_bras_notices_batches_that_overlap_in_pairs(rng: np.random.Generator) -> None:
@@ -258,14 +260,16 @@ def test_bras_notices_batches_that_overlap_in_pairs(rng: np.random.Generator) ->
     batches = np.repeat(np.arange(4), 60)
     codes = rng.normal(size=(240, 3)) * 0.1 + np.array([[1.0, 0, 0], [0, 1.0, 0]])[batches // 2]
     assert evaluate.silhouette_batch(codes, batches) > 0.9
-    assert evaluate.bras(codes, ["T"] * 240, batches) < 0.1
-    assert evaluate.bras(rng.normal(size=(240, 3)), ["T"] * 240, batches) > 0.9
+    assert evaluate.bras(codes, labels=["T"] * 240, batches=batches) < 0.1
+    assert evaluate.bras(rng.normal(size=(240, 3)), labels=["T"] * 240, batches=batches) > 0.9
 
 
 def test_bras_takes_a_code_without_direction() -> None:
     codes = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     batches = np.array([0, 0, 1, 1])
-    assert evaluate.bras(codes, ["T"] * 4, batches) == pytest.approx(bras_by_hand(codes, batches))
+    assert evaluate.bras(codes, labels=["T"] * 4, batches=batches) == pytest.approx(
+        bras_by_hand(codes, batches)
+    )
 
 
 def test_silhouettes_of_labels(cells: dict) -> None:
@@ -274,13 +278,15 @@ def test_silhouettes_of_labels(cells: dict) -> None:
     assert evaluate.silhouette_label(codes, labels) == pytest.approx((widths.mean() + 1) / 2)
     each = {name: (widths[labels == name].mean() + 1) / 2 for name in np.unique(labels)}
     # All types are in all batches, so all are isolated.
-    assert evaluate.isolated_labels(codes, labels, batches) == pytest.approx(np.mean(list(each.values())))
+    assert evaluate.isolated_labels(codes, labels=labels, batches=batches) == pytest.approx(
+        np.mean(list(each.values()))
+    )
     batches[labels == "NK"] = "p"
-    assert evaluate.isolated_labels(codes, labels, batches) == pytest.approx(each["NK"])
+    assert evaluate.isolated_labels(codes, labels=labels, batches=batches) == pytest.approx(each["NK"])
     batches[(labels == "T") & (batches == "r")] = "q"
-    two = evaluate.isolated_labels(codes, labels, batches, most_batches=2)
+    two = evaluate.isolated_labels(codes, labels=labels, batches=batches, most_batches=2)
     assert two == pytest.approx((each["NK"] + each["T"]) / 2)
-    assert np.isnan(evaluate.isolated_labels(codes, labels, batches, most_batches=0))
+    assert np.isnan(evaluate.isolated_labels(codes, labels=labels, batches=batches, most_batches=0))
     assert np.isnan(evaluate.silhouette_label(codes, ["T"] * 240))
 
 
@@ -301,9 +307,9 @@ def test_pcr_is_a_regression_of_each_component(cells: dict, rng: np.random.Gener
     after = 0.05 * before + rng.normal(size=before.shape)
     by_hand = 1 - regressed(after, batches) / regressed(before, batches)
     assert 0.1 < by_hand < 0.99
-    assert evaluate.pcr_comparison(before, after, batches) == pytest.approx(by_hand, rel=1e-9)
+    assert evaluate.pcr_comparison(after, before=before, batches=batches) == pytest.approx(by_hand, rel=1e-9)
     turned = after @ np.linalg.qr(rng.normal(size=(6, 6)))[0]
-    assert evaluate.pcr_comparison(before, turned, batches) == pytest.approx(by_hand, rel=1e-9)
+    assert evaluate.pcr_comparison(turned, before=before, batches=batches) == pytest.approx(by_hand, rel=1e-9)
 
 
 def test_pcr_at_its_extremes(cells: dict) -> None:
@@ -311,10 +317,10 @@ def test_pcr_at_its_extremes(cells: dict) -> None:
     removed = before.copy()
     for batch in "pqr":
         removed[batches == batch] -= removed[batches == batch].mean(axis=0)
-    assert evaluate.pcr_comparison(before, removed, batches) == pytest.approx(1.0)
-    assert evaluate.pcr_comparison(before, before, batches) == 0.0
-    assert evaluate.pcr_comparison(cells["codes"], before, batches) == 0.0
-    assert np.isnan(evaluate.pcr_comparison(before, before, ["a"] * 240))
+    assert evaluate.pcr_comparison(removed, before=before, batches=batches) == pytest.approx(1.0)
+    assert evaluate.pcr_comparison(before, before=before, batches=batches) == 0.0
+    assert evaluate.pcr_comparison(before, before=cells["codes"], batches=batches) == 0.0
+    assert np.isnan(evaluate.pcr_comparison(before, before=before, batches=["a"] * 240))
 
 
 # all together
@@ -382,7 +388,7 @@ def test_cells_without_label_or_batch_are_left_out(cells: dict) -> None:
 def test_many_cells_are_subsampled(cells: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scib, "LIMIT", 150)
     seen = []
-    monkeypatch.setattr(scib, "bras", lambda x, *of: seen.append(len(x)) or evaluate.bras(x, *of))
+    monkeypatch.setattr(scib, "bras", lambda x, **of: seen.append(len(x)) or evaluate.bras(x, **of))
     given = {"labels": cells["labels"], "batches": cells["batches"]}
     scores = evaluate.integration_scores(cells["codes"], **given, seed=1)
     assert scores == evaluate.integration_scores(cells["codes"], **given, seed=1)
@@ -416,10 +422,13 @@ PAIR = evaluate.neighbourhoods(CODES, 4)
         (lambda: evaluate.clisi((PAIR[0], -PAIR[1]), ["a", "b"] * 10), "finite distances"),
         (lambda: evaluate.kbet(PAIR[0], ["a", "b"] * 10, alpha=1.0), "alpha=1.0"),
         (lambda: evaluate.kbet(PAIR[0], ["a", None] * 10), "a batch for every cell"),
-        (lambda: evaluate.kbet_per_label(sp.eye(3, 4), list("aaa"), list("abb")), r"square.*\(3, 4\)"),
+        (lambda: evaluate.kbet_per_label(sp.eye(3, 4), labels=[0] * 3, batches=[0] * 3), r"3 x 3.*\(3, 4\)"),
         (lambda: evaluate.neighbourhoods(CODES, 1), "1 neighbour"),
-        (lambda: evaluate.pcr_comparison(CODES[1:], CODES, ["a", "b"] * 10), "same 20 cells"),
-        (lambda: evaluate.bras(CODES, ["a", None] * 10, ["a", "b"] * 10), "a label for every cell"),
+        (lambda: evaluate.pcr_comparison(CODES, before=CODES[1:], batches=["a", "b"] * 10), "same 20 cells"),
+        (
+            lambda: evaluate.bras(CODES, labels=["a", None] * 10, batches=["a", "b"] * 10),
+            "a label for every cell",
+        ),
         (lambda: scores(before=CODES[1:]), "found 19 before"),
         (lambda: scores(neighbours=(PAIR[0][:9], PAIR[1][:9])), "from 0 to 8"),
         (lambda: scores(neighbours=evaluate.neighbourhoods(CODES[:9], 4)), "neighbours of 20 cells; found 9"),

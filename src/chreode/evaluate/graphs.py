@@ -154,8 +154,8 @@ def diffused(graph: sp.csr_matrix, k: int, *, dims: int = 100, seed: int = 0) ->
     import scipy.sparse as sp
     from scipy.sparse.linalg import eigsh
 
-    n = graph.shape[0]
-    whiten = sp.diags(1.0 / np.asarray(graph.sum(axis=0), dtype=np.float64).ravel())
+    degree = np.asarray(graph.sum(axis=0), dtype=np.float64).ravel()
+    n, whiten = len(degree), sp.diags(1.0 / degree)
     kernel = whiten @ graph @ whiten
     root_degree = sp.diags(1.0 / np.sqrt(np.asarray(kernel.sum(axis=0)).ravel()))
     steps = sp.csr_matrix(root_degree @ kernel @ root_degree)

@@ -187,13 +187,7 @@ def kbet(near: Any, batches: Any, *, alpha: float = 0.05) -> float:
 
 
 def kbet_per_label(
-    graph: sp.csr_matrix,
-    labels: Any,
-    batches: Any,
-    *,
-    alpha: float = 0.05,
-    dims: int = 100,
-    seed: int = 0,
+    graph: sp.csr_matrix, *, labels: Any, batches: Any, alpha: float = 0.05, dims: int = 100, seed: int = 0
 ) -> dict[Any, float]:
     """Acceptance of kBET within each label, whose cells are near by diffusion over their own graph.
 
@@ -233,20 +227,24 @@ def kbet_per_label(
     """
     import scipy.sparse as sp
 
-    n = graph.shape[0]
-    if graph.shape != (n, n):
-        msg = f"Expected a square graph; found one of shape {graph.shape}. Give what `fuzzy_graph` returns."
+    links = sp.csr_matrix(graph)
+    batch, _ = every_level(batches, n=len(batches), what="batch")
+    n = len(batch)
+    if links.shape != (n, n):
+        msg = (
+            f"Expected a graph of {n} x {n} cells; found {links.shape}. Give what `fuzzy_graph` returns, and "
+            "the batch of each of its cells."
+        )
         raise InputError(msg)
     label, _ = every_level(labels, n=n, what="label")
-    names = known_levels(labels)[1].tolist()
-    batch, _ = every_level(batches, n=n, what="batch")
-    links, rates = sp.csr_matrix(graph), {}
-    for number, name in enumerate(names):
+    rates = {}
+    for number, name in enumerate(known_levels(labels)[1].tolist()):
         here = np.flatnonzero(label == number)
-        if len(here) < LEAST_CELLS or len(np.unique(batch[here])) < 2:
+        held = len(np.unique(batch[here]))
+        if len(here) < LEAST_CELLS or held < 2:
             continue
+        k = int(np.clip(len(here) / held // 4, FEWEST, MOST))
         part = links[here][:, here]
-        k = int(np.clip(np.bincount(batch[here])[np.unique(batch[here])].mean() // 4, FEWEST, MOST))
         rates[name] = _accepted(part, batch[here], k, alpha=alpha, dims=dims, seed=seed)
     return rates
 
@@ -254,7 +252,7 @@ def kbet_per_label(
 def _accepted(
     graph: sp.csr_matrix, batch: np.ndarray, k: int, *, alpha: float, dims: int, seed: int
 ) -> float:
-    """KBET over the pieces of one label's graph that are large enough."""
+    """Acceptance over the pieces of one label's graph that are large enough."""
     from scipy.sparse.csgraph import connected_components
 
     pieces, piece = connected_components(graph, directed=False)

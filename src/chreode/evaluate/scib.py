@@ -29,7 +29,7 @@ LIMIT = 20_000
 LISI, KBET, CONNECTED = 90, 50, 15  # neighbours, the cell itself counted
 
 
-def pcr_comparison(before: Any, after: Any, batches: Any) -> float:
+def pcr_comparison(codes: Any, *, before: Any, batches: Any) -> float:
     r"""How much less of the variance batches explain after integration than before.
 
     .. math:: \max\Big(0, \frac{R^2_\text{before} - R^2_\text{after}}{R^2_\text{before}}\Big)
@@ -38,8 +38,10 @@ def pcr_comparison(before: Any, after: Any, batches: Any) -> float:
 
     Parameters
     ----------
-    before, after
-        Codes of the same cells without and with integration, ``n x d`` and ``n x e``.
+    codes
+        Codes of integrated cells, ``n x d``.
+    before
+        Codes of the same cells without integration, such as their principal components, ``n x e``.
     batches
         Batch of each cell, ``n``, none missing.
 
@@ -65,10 +67,11 @@ def pcr_comparison(before: Any, after: Any, batches: Any) -> float:
     Examples
     --------
     >>> before = np.array([[0.0], [1.0], [10.0], [11.0]])
-    >>> pcr_comparison(before, before - [[0.0], [0.0], [10.0], [10.0]], ["a", "a", "b", "b"])
+    >>> codes = np.array([[0.0], [1.0], [0.0], [1.0]])
+    >>> pcr_comparison(codes, before=before, batches=["a", "a", "b", "b"])
     1.0
     """
-    second = checked(after)
+    second = checked(codes)
     first = _same_cells(before, len(second))
     batch, b = every_level(batches, n=len(first), what="batch")
     if b < 2:
@@ -174,7 +177,11 @@ def _bio(
         "silhouette_label": mean_width(widths),
         "clisi": clisi(neighbours, label),
     }
-    return scores if batch is None else scores | {"isolated_labels": isolated_width(widths, label, batch)}
+    return (
+        scores
+        if batch is None
+        else scores | {"isolated_labels": isolated_width(widths, labels=label, batches=batch)}
+    )
 
 
 def _batch(
@@ -190,12 +197,12 @@ def _batch(
     scores = {"ilisi": ilisi(neighbours, batch)}
     if label is not None:
         graph = fuzzy_graph((near[:, :KBET], distances[:, :KBET]))
-        rates = kbet_per_label(graph, label, batch, seed=seed)
-        scores["bras"] = bras(points, label, batch)
+        rates = kbet_per_label(graph, labels=label, batches=batch, seed=seed)
+        scores["bras"] = bras(points, labels=label, batches=batch)
         scores["kbet"] = float(np.mean(list(rates.values()))) if rates else float("nan")
         scores["graph_connectivity"] = connected_share(near[:, :CONNECTED], label)
     if before is not None:
-        scores["pcr_comparison"] = pcr_comparison(before, points, batch)
+        scores["pcr_comparison"] = pcr_comparison(points, before=before, batches=batch)
     return scores
 
 

@@ -67,7 +67,7 @@ def silhouette_label(codes: Any, labels: Any) -> float:
     return mean_width(silhouette_widths(codes, labels))
 
 
-def isolated_labels(codes: Any, labels: Any, batches: Any, *, most_batches: int | None = None) -> float:
+def isolated_labels(codes: Any, *, labels: Any, batches: Any, most_batches: int | None = None) -> float:
     """Silhouette of the labels that fewest batches hold.
 
     Parameters
@@ -93,7 +93,7 @@ def isolated_labels(codes: Any, labels: Any, batches: Any, *, most_batches: int 
     Luecken et al., 2022, Benchmarking atlas-level data integration. doi:10.1038/s41592-021-01336-8
     """
     widths = silhouette_widths(codes, labels)
-    return isolated_width(widths, labels, batches, most_batches=most_batches)
+    return isolated_width(widths, labels=labels, batches=batches, most_batches=most_batches)
 
 
 def mean_width(widths: np.ndarray) -> float:
@@ -102,7 +102,7 @@ def mean_width(widths: np.ndarray) -> float:
 
 
 def isolated_width(
-    widths: np.ndarray, labels: Any, batches: Any, *, most_batches: int | None = None
+    widths: np.ndarray, *, labels: Any, batches: Any, most_batches: int | None = None
 ) -> float:
     """The score of `isolated_labels`, from the widths of cells."""
     label, c = every_level(labels, n=len(widths), what="label")
@@ -115,7 +115,7 @@ def isolated_width(
     return float(np.mean([mean_width(widths[label == number]) for number in isolated]))
 
 
-def bras(codes: Any, labels: Any, batches: Any) -> float:
+def bras(codes: Any, *, labels: Any, batches: Any) -> float:
     r"""One minus the absolute silhouette of batches within a label, against all other batches at once.
 
     .. math:: \frac{1}{|L|} \sum_{l \in L} \frac{1}{|l|} \sum_{i \in l} 1 - |s_i|
@@ -148,7 +148,7 @@ def bras(codes: Any, labels: Any, batches: Any) -> float:
     Examples
     --------
     >>> codes = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
-    >>> round(bras(codes, ["T"] * 4, ["a", "a", "b", "b"]), 3)
+    >>> round(bras(codes, labels=["T"] * 4, batches=["a", "a", "b", "b"]), 3)
     0.006
     """
     points = checked(codes)
