@@ -30,6 +30,7 @@ __all__ = [
     "place_levels",
     "place_means",
     "placed",
+    "spread_codes",
     "start_codes",
     "start_inputs",
     "start_levels",
@@ -62,6 +63,18 @@ def start_inputs(latent: str) -> Event:
         part.prior.start(values.dense() if isinstance(values, CSR) else values, moment.generator)
 
     return Event("start pseudo-cells", do, at="start")
+
+
+def spread_codes(latent: str) -> Event:
+    """Before the first epoch: codes that are gradients get a standard deviation of 1."""
+
+    def do(moment: Moment) -> None:
+        some = moment.cells[torch.randperm(len(moment.cells), generator=moment.generator)[:_SAMPLE]]
+        infer = moment.model.latents[latent].infer
+        moment.model.eval()
+        infer.spread(infer(some, moment.model.given(latent, {}, some)).z)
+
+    return Event("spread codes", do, at="start")
 
 
 def describe_codes(latent: str) -> Event:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import nn
 
-from chreode.axes import Tensor
+from chreode.axes import Float, Tensor
 from chreode.parts import Code, Given
 
 if TYPE_CHECKING:
@@ -17,16 +16,14 @@ if TYPE_CHECKING:
 
 __all__ = ["GradientOrigin"]
 
-_START = 10.0  # of the scale: codes then begin about as spread as standard normal ones
-
 
 class GradientOrigin(nn.Module):
     """One step from the origin up the likelihood: the decoder is its own encoder.
 
     .. math:: z_i = a \\circ \\frac{1}{s_i} \\nabla_{z}\\, \\log p(x_i \\mid f(z)) \\Big|_{z = 0}
 
-    with a scale :math:`a` a dimension, which is learned. Gradients of the objective go through this gradient,
-    to second order.
+    with a scale :math:`a` a dimension, which is learned; `spread` lets codes begin at a standard deviation of
+    1. Gradients of the objective go through this gradient, to second order.
 
     Parameters
     ----------
@@ -52,7 +49,7 @@ class GradientOrigin(nn.Module):
         super().__init__()
         self.modality, described = next(iter(layout.modalities.items()))
         self.values = None if described.kind == "counts" else described.n_features
-        self.log_scale = nn.Parameter(torch.full((dim,), math.log(_START)))
+        self.log_scale = nn.Parameter(torch.zeros(dim))
 
     def forward(self, cells: Cells, given: Given) -> Code:
         """The code of each cell."""
@@ -65,3 +62,8 @@ class GradientOrigin(nn.Module):
             rate = self.log_scale.exp() / (number[:, None] if isinstance(number, Tensor) else number)
             z = gradient * rate
         return Code(z if self.training else z.detach())
+
+    @torch.no_grad()
+    def spread(self, codes: Float[Tensor, "n d"]) -> None:
+        """Change the scale so that these codes would have a standard deviation of 1."""
+        self.log_scale -= codes.std(0).clamp(min=1e-6).log()

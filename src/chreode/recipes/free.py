@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from chreode.decoders import layered
-from chreode.events import centre_decoder, describe_codes, placed, start_codes
+from chreode.events import centre_decoder, describe_codes, placed, spread_codes, start_codes
 from chreode.infer import Codebook, GradientOrigin, PrincipalStart, VariationalCodebook
 from chreode.likelihoods import heads, usual
 from chreode.model import Latent, LatentModel
@@ -137,7 +137,7 @@ def gon(
     """
     infer, decoder = GradientOrigin(layout, dim), _decoder(layout, dim, hidden, likelihood)
     model = LatentModel({"cell": Latent(infer, Flat(dim))}, decoder)
-    plan = Plan(events=(centre_decoder(),)).with_steps(_STEPS, n_cells=layout.n_cells)
+    plan = Plan(events=(centre_decoder(), spread_codes("cell"))).with_steps(_STEPS, n_cells=layout.n_cells)
     return Build(model, Objective(reconstruction()), plan)
 
 
