@@ -1,4 +1,4 @@
-"""RNA and peaks of the same cells: multiDGD beside MultiVI (defaults), on cells that neither was fitted on.
+"""RNA and peaks of the same cells: multiDGD and multivi beside MultiVI (defaults), on cells not fitted on.
 
     python benchmarks/paired.py --peers-python peers/bin/python --out benchmarks/results/paired.md
 
@@ -46,6 +46,7 @@ from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "a549_scicar_dex.h5mu"
 VERSIONS = ("half", "rna", "peaks")
+OURS = {"multidgd": "multiDGD", "multivi": "multivi of chreode"}
 
 
 class Split:
@@ -78,16 +79,16 @@ class Split:
         return sp.csr_matrix(rna.shape, dtype=rna.dtype), (atac @ seen).tocsr()
 
 
-def ours(split: Split, *, seed: int, epochs: int | None, folder: Path) -> dict[str, Any]:
-    """Codes, proportions and accessibilities of multiDGD at its defaults; kept in ``folder``."""
-    kept = folder / f"multidgd-{seed}-{epochs}-{len(split.fit)}.npz"
+def ours(split: Split, *, recipe: str, seed: int, epochs: int | None, folder: Path) -> dict[str, Any]:
+    """Codes, proportions and accessibilities of a recipe at its defaults; kept in ``folder``."""
+    kept = folder / f"{recipe}-{seed}-{epochs}-{len(split.fit)}.npz"
     if not kept.exists():
-        np.savez(kept, **fitted(split, seed=seed, epochs=epochs))
+        np.savez(kept, **fitted(split, recipe=recipe, seed=seed, epochs=epochs))
     with np.load(kept) as stored:
         return {name: stored[name] if stored[name].ndim else stored[name].item() for name in stored.files}
 
 
-def fitted(split: Split, *, seed: int, epochs: int | None) -> dict[str, Any]:
+def fitted(split: Split, *, recipe: str, seed: int, epochs: int | None) -> dict[str, Any]:
     """What `ours` keeps."""
     from step_time import reset_peak, resident
 
@@ -96,7 +97,7 @@ def fitted(split: Split, *, seed: int, epochs: int | None) -> dict[str, Any]:
     cells = ch.read(split.mdata[split.fit])
     before = reset_peak()
     start = time.perf_counter()
-    model = ch.fit(cells, ch.recipes.multidgd(), seed=seed, epochs=epochs, progress=False)
+    model = ch.fit(cells, getattr(ch.recipes, recipe)(), seed=seed, epochs=epochs, progress=False)
     found: dict[str, Any] = {"seconds": time.perf_counter() - start, "memory": resident("VmHWM") - before}
     plain = model.history[model.history["validation"].isna()]["epoch"]
     clock = model.history["seconds"].diff()
@@ -244,14 +245,19 @@ def summary(methods: dict[str, dict[str, Any]], split: Split, *, seed: int) -> t
         if "codes" in methods[name]:
             row["told"] = told(methods[name]["codes"], split)
         rows.append({**row, **{c: float(methods[name][c]) for c in COST if c in methods[name]}})
-    one, other = scores["multiDGD"], scores["MultiVI"]
-    parts = {c: one[c] - other[c] for c in list(COLUMNS)[2:]}
-    parts["nats"] = (one["nats"][0] - other["nats"][0]) / one["nats"][1].mean()
-    said = []
-    for name, difference in parts.items():
-        low, high = interval(difference)
-        said.append(f"{name} {difference.mean():+.4f} ({low:+.4f} to {high:+.4f})")
-    return pd.DataFrame(rows), f"- seed {seed}: " + "; ".join(said)
+    lines = []
+    for shown in OURS.values():
+        if shown not in scores or "MultiVI" not in scores:
+            continue
+        one, other = scores[shown], scores["MultiVI"]
+        parts = {c: one[c] - other[c] for c in list(COLUMNS)[2:]}
+        parts["nats"] = (one["nats"][0] - other["nats"][0]) / one["nats"][1].mean()
+        said = []
+        for name, difference in parts.items():
+            low, high = interval(difference)
+            said.append(f"{name} {difference.mean():+.4f} ({low:+.4f} to {high:+.4f})")
+        lines.append(f"- seed {seed}, {shown}: " + "; ".join(said))
+    return pd.DataFrame(rows), "\n".join(lines)
 
 
 def main() -> None:
@@ -260,6 +266,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, help="of MultiVI; its own rule by default")
     parser.add_argument("--our-epochs", type=int)
+    parser.add_argument("--recipes", nargs="*", choices=list(OURS), default=list(OURS), help="of ours")
+    parser.add_argument("--no-peer", action="store_true", help="ours alone")
     parser.add_argument("--cells", type=int, help="only so many, to try the script")
     parser.add_argument("--folder", type=Path, help="where fits are kept")
     parser.add_argument("--out", type=Path)
@@ -270,11 +278,12 @@ def main() -> None:
     for seed in options.seeds:
         split = Split(seed, cells=options.cells)
         methods: dict[str, dict[str, Any]] = {
-            "multiDGD": ours(split, seed=seed, epochs=options.our_epochs, folder=folder),
-            "MultiVI": theirs(
-                split, seed=seed, epochs=options.epochs, python=options.peers_python, folder=folder
-            ),
+            OURS[name]: ours(split, recipe=name, seed=seed, epochs=options.our_epochs, folder=folder)
+            for name in options.recipes
         }
+        if not options.no_peer:
+            how = {"epochs": options.epochs, "python": options.peers_python}
+            methods["MultiVI"] = theirs(split, seed=seed, folder=folder, **how)
         methods["20 PCs of RNA"] = {"codes": results.principal(split.rna[split.fit])[0]}
         methods |= baselines(split)
         frame, difference = summary(methods, split, seed=seed)
@@ -294,7 +303,7 @@ def main() -> None:
             title="RNA and peaks of the same cells",
             command=command,
             parts=parts,
-            python=options.peers_python,
+            python=None if options.no_peer else options.peers_python,
         )
 
 

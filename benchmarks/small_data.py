@@ -116,7 +116,8 @@ def fits(split: paired.Split, *, seed: int, folder: Path, options: argparse.Name
         how = {"epochs": epochs, "python": options.peers_python, "folder": folder}
         found[name] = paired.theirs(split, seed=seed, **how)
     if options.only != "theirs":
-        found["multiDGD"] = paired.ours(split, seed=seed, epochs=options.our_epochs, folder=folder)
+        given = {"recipe": "multidgd", "epochs": options.our_epochs, "folder": folder}
+        found["multiDGD"] = paired.ours(split, seed=seed, **given)
     return found
 
 

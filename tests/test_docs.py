@@ -1,8 +1,8 @@
 """Every code block of the README and the documentation runs, on a small data set, as a reader would run it.
 
 The blocks of a page run in their order, in a folder of the page's own that holds ``pbmc.h5ad``,
-``new.h5ad``, ``multiome.h5mu``, ``citeseq.h5mu``, ``new_donor.h5mu`` and ``genes.gtf``. Blocks of ``python`` share their
-names; each line of a block of ``sh`` is a command.
+``new.h5ad``, ``multiome.h5mu``, ``citeseq.h5mu``, ``new_donor.h5mu`` and ``genes.gtf``. Blocks of ``python``
+share their names; each line of a block of ``sh`` is a command.
 What cannot run in a test says so, and why, in the line before: ``<!-- not run: it installs -->``.
 """
 
