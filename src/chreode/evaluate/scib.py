@@ -177,11 +177,9 @@ def _bio(
         "silhouette_label": mean_width(widths),
         "clisi": clisi(neighbours, label),
     }
-    return (
-        scores
-        if batch is None
-        else scores | {"isolated_labels": isolated_width(widths, labels=label, batches=batch)}
-    )
+    if batch is not None:
+        scores["isolated_labels"] = isolated_width(widths, labels=label, batches=batch)
+    return scores
 
 
 def _batch(
