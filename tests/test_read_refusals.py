@@ -87,7 +87,7 @@ CASES = {
     "infinite": (lambda: with_value(np.inf), {}, "found infinite values"),
     "fraction": (lambda: with_value(0.5), {}, "not whole numbers .*No other layer holds counts"),
     "rounding": (lambda: with_value(1.00001), {}, "but for rounding"),
-    "NaN, continuous": (lambda: with_value(np.nan), {"values": "continuous"}, "found NaN"),
+    "infinite, continuous": (lambda: with_value(np.inf), {"values": "continuous"}, "found infinite"),
     "infinite, continuous": (lambda: with_value(-np.inf), {"values": "continuous"}, "found infinite values"),
     "two, binary": (lambda: with_value(2), {"values": "binary"}, "other than 0 and 1"),
     "log-normalised": (logged, {}, "look log-normalised. No other layer"),

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["likelihood_factors", "sparse_factors"]
 
 _TURNS = 500
+_DENSE = 20  # rounds before loadings may be exactly zero
+_WORTH = 0.5  # of a feature's variance: a factor that explains less is shared by none
+_FEW = 1e-6
 _ENTRIES = 1_000_000  # of what was measured, that decide how fast dropout decays
 
 
@@ -115,8 +118,23 @@ def _simple(views: dict[str, View], variances: dict[str, Tensor]) -> None:
         before, turn = turn, left @ right
         if float((turn - before).abs().max()) < 1e-8:
             break
+    _turn(views, turn)
+
+
+def _canonical(views: dict[str, View]) -> Float[Tensor, "d d"]:
+    """Factors by how much they say: :math:`W^\\top \\Psi^{-1} W` becomes diagonal, the largest first."""
+    weights = [(view.weight.double(), view.noise.double()) for view in views.values()]
+    _, axes = torch.linalg.eigh(torch.stack([weight.T @ (weight / noise[:, None]) for weight, noise in weights]).sum(0))
+    return axes.flip(1)
+
+
+def _turn(views: dict[str, View], turn: Float[Tensor, "d d"]) -> None:
+    """Turn the factors; the largest loading of each becomes positive."""
+    whole = torch.cat([view.weight.double() @ turn for view in views.values()])
+    signs = whole.gather(0, whole.abs().argmax(0, keepdim=True)).sign()
     for view in views.values():
-        view.weight.copy_(view.weight.double() @ turn)
+        view.weight.copy_(view.weight.double() @ turn * signs)
+        view.spread.copy_(view.spread.double() @ turn.square())
 
 
 def _dim(views: dict[str, View]) -> int:
@@ -163,6 +181,7 @@ def likelihood_factors(
             break
         for m, view in views.items():
             _maximise(view, sums[m], variances[m], squares.get(m))
+    _turn(views, _canonical(views))
     return history
 
 
@@ -236,27 +255,30 @@ def sparse_factors(
     -------
     The evidence lower bound before each round.
     """
-    _simple(views, _start(views, cells, seed=seed))
-    rules = {m: _Sparse(view) for m, view in views.items()}
+    variances = _start(views, cells, seed=seed)
+    _simple(views, variances)
+    rules = {m: _Sparse(view, variances[m]) for m, view in views.items()}
     history: list[float] = []
+    settled = 0  # the first round after which the bound may be compared
     for number in range(rounds):
         sums, total = expected(views, cells)
         history.append(total - sum(rule.divergence() for rule in rules.values()))
-        if number > _DENSE and history[-1] - history[-2] < tolerance * len(cells):
-            break
+        if number > max(settled, _DENSE) and history[-1] - history[-2] < tolerance * len(cells):
+            if not any([rules[m].drop(sums[m]) for m in views]):
+                break
+            settled = number + 1
         for m, rule in rules.items():
             rule.update(sums[m], sparse=number >= _DENSE)
+    worth = torch.stack([rules[m].worth(sums[m]) / len(variances[m]) for m in views]).sum(0)
+    _turn(views, torch.eye(len(worth), dtype=torch.float64)[:, worth.argsort(descending=True, stable=True)])
     return history
-
-
-_DENSE = 20
 
 
 class _Sparse:
     """Spike-and-slab loadings of one modality, one factor after the other."""
 
-    def __init__(self, view: View) -> None:
-        self.view = view
+    def __init__(self, view: View, variance: Float[Tensor, " g"]) -> None:
+        self.view, self.variance = view, variance
         g, d = view.weight.shape
         self.on = torch.ones(g, d, dtype=torch.float64)
         self.slab = view.weight.double().clone()
@@ -264,6 +286,18 @@ class _Sparse:
         self.alpha = 1 / self.slab.square().mean(0).clamp_min(1e-6)
         self.theta = torch.full((d,), 0.5, dtype=torch.float64)
         self.sparse = False
+        self.dropped = torch.zeros(d, dtype=torch.bool)
+
+    def worth(self, sums: Sums) -> Float[Tensor, " d"]:
+        """What each factor explains, in units of the mean variance of a feature."""
+        size = (sums.moment.diagonal(dim1=1, dim2=2) / sums.count[:, None])[:, :-1]
+        return ((self.on * self.slab).square() * size).sum(0) / self.variance.mean()
+
+    def drop(self, sums: Sums) -> bool:
+        """Drop factors that explain less than half a feature, for good; whether there were any."""
+        new = (self.worth(sums) < _WORTH) & ~self.dropped
+        self.dropped |= new
+        return bool(new.any())
 
     def update(self, sums: Sums, *, sparse: bool) -> None:
         view, self.sparse = self.view, sparse
@@ -271,7 +305,8 @@ class _Sparse:
         weight = self.on * self.slab
         mean = view.mean.double()
         products, codes = sums.moment[:, :-1, :-1], sums.moment[:, :-1, -1]
-        for k in range(weight.shape[1]):
+        self.on[:, self.dropped] = self.slab[:, self.dropped] = weight[:, self.dropped] = 0
+        for k in (~self.dropped).nonzero()[:, 0].tolist():
             others = torch.einsum("gd,gd->g", products[:, k], weight) - products[:, k, k] * weight[:, k]
             left = precise * (sums.cross[:, k] - mean * codes[:, k] - others)
             self.precision[:, k] = precise * products[:, k, k] + self.alpha[k]
@@ -289,11 +324,11 @@ class _Sparse:
         rest = sums.square - 2 * (whole * sums.cross).sum(1)
         rest = rest + torch.einsum("ga,gab,gb->g", whole, sums.moment, whole)
         rest = rest + (spread * products.diagonal(dim1=1, dim2=2)).sum(1)
-        view.noise.copy_((rest.clamp_min(0) + 2e-3) / (sums.count + 2e-3))
+        view.noise.copy_((rest / sums.count).maximum(LEAST * self.variance))
         view.weight.copy_(weight)
         view.spread.copy_(spread)
         view.mean.copy_(mean)
-        self.alpha = (self.on.sum(0) + 1e-3) / (second.sum(0) + 1e-9)
+        self.alpha = (self.on.sum(0) + _FEW) / (second.sum(0) + _FEW)
         if sparse:
             self.theta = ((self.on.sum(0) + 1) / (len(weight) + 2)).clamp(1e-6, 1 - 1e-6)
 

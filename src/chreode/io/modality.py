@@ -49,8 +49,8 @@ class Read(NamedTuple):
         Size factors, ``n``.
     present
         Which cells were measured in it, ``n``.
-    found
-        Which features the source has; None for all.
+    mask
+        Which values are known, ``n x g`` (or the same for all cells, ``1 x g``); None for all.
     messages
         What there was to say.
     n_source_features, missing, unknown
@@ -61,7 +61,7 @@ class Read(NamedTuple):
     measured: Measured
     size: Float[Tensor, " n"]
     present: Bool[Tensor, " n"]
-    found: Bool[Tensor, " g"] | None = None
+    mask: Bool[Tensor, "n g"] | None = None
     messages: tuple[str, ...] = ()
     n_source_features: int = 0
     missing: int = 0
@@ -143,8 +143,11 @@ def reuse_modality(part: Part, asked: Asked, known: Modality, room: Room, *, one
         part, field, Chosen(matched.target, known, matched.messages), found, room, one_of=one_of, n=n
     )
     missing, unknown = int((~matched.found).sum()), int((matched.target < 0).sum())
-    mask = None if matched.found.all() else torch.from_numpy(matched.found)
-    return read._replace(found=mask, missing=missing, unknown=unknown)
+    mask = read.mask
+    if not matched.found.all():
+        had = torch.from_numpy(matched.found)[None]
+        mask = had if mask is None else mask & had
+    return read._replace(mask=mask, missing=missing, unknown=unknown)
 
 
 def absent(known: Modality, n: int) -> Read:
@@ -222,6 +225,15 @@ def _whole(
             f"Counts above {EXACT:,} (the largest is {found.largest:,.0f}) are rounded to 32-bit floats."
         )
     present = torch.ones(len(size), dtype=torch.bool)
+    mask = None
+    if modality.kind == "continuous" and isinstance(measured, Tensor) and bool(measured.isnan().any()):
+        mask = ~measured.isnan()
+        measured = measured.nan_to_num(0.0)
+        present = mask.any(1)
+        said.append(
+            f"{int((~mask).sum()):,} of {mask.numel():,} values of {source.name} are missing (NaN): they are "
+            "left out."
+        )
     if modality.kind != "continuous":
         # Of one modality, a cell without counts is still a cell; of several, it was not measured in this one.
         present = size > 0 if one_of > 1 else present
@@ -235,9 +247,10 @@ def _whole(
         everyone = torch.ones(n) if modality.kind == "continuous" else torch.zeros(n)
         size = everyone.index_copy_(0, rows, size)
         present = torch.zeros(n, dtype=torch.bool).index_copy_(0, rows, present)
-    return Read(
-        modality, measured, size, present, messages=tuple(said), n_source_features=len(field.features)
-    )
+        if mask is not None:
+            mask = torch.ones(n, mask.shape[1], dtype=torch.bool).index_copy_(0, rows, mask)
+    read = Read(modality, measured, size, present, mask, messages=tuple(said))
+    return read._replace(n_source_features=len(field.features))
 
 
 def _nearly_binary(field: Field, found: Survey, name: str, *, layer: str | None) -> tuple[str, ...]:
@@ -273,7 +286,8 @@ def _measure(field: Field, chosen: Chosen, found: Survey, room: Room) -> tuple[M
     width, n = chosen.modality.n_features, field.matrix.shape[0]
     nnz = int(found.by_feature[chosen.target >= 0].sum())
     if chosen.modality.kind == "continuous":
-        if 2 * nnz >= n * width or 4 * n * width <= DENSE:
+        missing = np.isnan(found.largest)
+        if missing or 2 * nnz >= n * width or 4 * n * width <= DENSE:
             return gather_dense(field.matrix, target=chosen.target, width=width, room=room), torch.ones(n)
         csr, _ = gather(field.matrix, target=chosen.target, width=width, nnz=nnz, room=room)
         return csr, torch.ones(n)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 
 from chreode.cells import Cells, Reading
@@ -86,7 +87,8 @@ def read(
         Which features: a boolean column of the feature table, a list of names (kept in its order), or how
         many of the most variable ones by deviance within batches; all by default.
     values
-        ``counts`` (0, 1, 2, ...), the default, ``binary`` (0 and 1) or ``continuous`` (anything finite).
+        ``counts`` (0, 1, 2, ...), the default, ``binary`` (0 and 1) or ``continuous`` (anything finite;
+        NaN is missing).
     modalities
         Those to read; all by default. Of a source that does not say what it holds, its name (``rna`` by
         default).
@@ -265,9 +267,7 @@ def _reuse(source: Source, schema: Schema, like: Fitted, room: Room, *, add_leve
             continue
         one = schema.of_modality(name)
         read[name] = reuse_modality(parts[name], one, modality, room, one_of=len(known), n=n)
-    cells = _cells(source, schema, columns, read, room, said=said)
-    panels = {name: one.found[None] for name, one in read.items() if one.found is not None}
-    return cells.replace(panels=panels, panel={name: torch.zeros(n, dtype=torch.int64) for name in panels})
+    return _cells(source, schema, columns, read, room, said=said)
 
 
 def _inherited(
@@ -365,6 +365,7 @@ def _cells(
             f"{room.spilled / 1e6:,.1f} MB of values exceed the memory set aside and were put on disk."
         )
     covariates = {column.covariate.column: column for column in columns}
+    panels = {name: _panels(one.mask, n) for name, one in read.items() if one.mask is not None}
     return Cells(
         Layout(
             n,
@@ -376,6 +377,8 @@ def _cells(
         size={name: one.size for name, one in read.items()},
         present={name: one.present for name, one in read.items()},
         covariates={name: c.values for name, c in covariates.items()},
+        panels={name: which for name, (which, _) in panels.items()},
+        panel={name: panel for name, (_, panel) in panels.items()},
         reading=Reading(
             source=source.name,
             schema=schema.to_json(),
@@ -385,6 +388,14 @@ def _cells(
             unknown=sum(one.unknown for one in read.values()),
         ),
     )
+
+
+def _panels(mask: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """The distinct rows of a mask, and which of them each cell has."""
+    if len(mask) == 1:
+        return mask, torch.zeros(n, dtype=torch.int64)
+    which, panel = np.unique(mask.numpy(), axis=0, return_inverse=True)
+    return torch.from_numpy(which), torch.from_numpy(panel.reshape(-1))
 
 
 def _same(one: Layout, other: Layout) -> bool:

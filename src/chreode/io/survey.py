@@ -34,7 +34,7 @@ class Survey(NamedTuple):
     by_cell, by_feature
         Non-zeros of each cell, ``n``, and of each feature, ``g``.
     largest
-        The largest value.
+        The largest value; NaN where values are missing.
     seen
         Which features are anywhere but zero in each group of cells, ``groups x g``; None without groups.
     """
@@ -78,7 +78,8 @@ def survey(
     Raises
     ------
     InputError
-        For NaN, infinite, negative or fractional values, and for nothing but zeros (unless ``empty``).
+        For infinite, negative or fractional values, for NaN where values are not continuous, and for nothing
+        but zeros (unless ``empty``).
     """
     n, g = field.matrix.shape
     total, by_cell, by_feature = np.zeros(n), np.zeros(n, dtype=np.int64), np.zeros(g, dtype=np.int64)
@@ -95,7 +96,7 @@ def survey(
         by_feature += np.bincount(block.col, minlength=g)
         if seen is not None and group is not None:
             seen[group[block.row], block.col] = True
-        largest = max(largest, float(block.value.max()))
+        largest = float(np.maximum(largest, block.value.max()))  # NaN where any is
     if not (empty or by_feature.any()):
         msg = f"Expected values in {key} of {source.name}; found nothing but zeros."
         raise InputError(msg + _elsewhere(source, key, of))
@@ -125,7 +126,9 @@ def _fault(block: Block, values: Values) -> tuple[str, int] | None:
     """What is wrong with a block, and where first."""
     value = block.value
     limit = np.finfo(np.float32).max
-    tests = {"NaN": np.isnan(value), "infinite values": np.isinf(value)}
+    tests = {"infinite values": np.isinf(value)}
+    if values != "continuous":  # of which some may be missing
+        tests = {"NaN": np.isnan(value), **tests}
     if values == "continuous":
         tests["values beyond 32-bit floats"] = np.abs(value) > limit
     else:

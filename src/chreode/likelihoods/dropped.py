@@ -41,7 +41,7 @@ class DroppedNormal(nn.Module):
     >>> import torch
     >>> observed = DroppedNormal(1)(torch.zeros(1, 1), torch.ones(1), None)
     >>> observed.zero_probability
-    tensor([[0.5774]])
+    tensor([[0.5774]], grad_fn=<...>)
     """
 
     kinds: ClassVar[frozenset[str]] = frozenset({"continuous"})
