@@ -252,13 +252,18 @@ def _call(cells: Cells, seed: int, training: Mapping[str, Any]) -> dict[str, Any
 def _folder(out: Path, call: Mapping[str, Any], *, command: str, overwrite: bool) -> Run:
     """The folder of the comparison, with what its mark shall say."""
     run = Run(out)
+    if run.facts and run.facts["call"].get("kind") != "compare":
+        msg = (
+            f"Expected a new folder, or one of a comparison; found a fit in {run.path}. Give another folder."
+        )
+        raise InputError(msg)
     if overwrite:
         shutil.rmtree(run.path / "runs", ignore_errors=True)
     elif run.facts and (changed := differences(call, run.facts["call"])):
         msg = (
             f"Expected the call that began the comparison in {run.path}; found a changed one: "
             f"{'; '.join(changed)}. Repeat the first call to go on (recipes, embeddings and seeds may be "
-            "added), give another folder, or overwrite to begin anew."
+            "added), give another folder, or overwrite (--overwrite) to begin anew."
         )
         raise InputError(msg)
     run.facts = {"format": FORMAT, "finished": False, "call": dict(call), "command": command}

@@ -102,8 +102,8 @@ def listed_recipes(text: str) -> list[Recipe]:
     Parameters
     ----------
     text
-        A comma before ``name=value`` goes on with the arguments of the recipe before it; values are JSON
-        where they parse as JSON.
+        Between commas or colons; ``name=value`` is an argument of the recipe before it. Values are JSON where
+        they parse as JSON.
 
     Raises
     ------
@@ -118,17 +118,16 @@ def listed_recipes(text: str) -> list[Recipe]:
     (50, 50)
     """
     asked: list[tuple[str, list[str]]] = []
-    # Commas inside the brackets of a list part nothing.
-    for piece in re.split(r",(?![^\[]*\])", text):
-        name, colon, first = piece.strip().partition(":")
-        if "=" in name:
-            if not asked:
-                msg = f"Expected recipes, such as scdgd,scvi:dim=20; found {text!r}. Begin with a name."
-                raise InputError(msg)
+    # What stands in brackets or braces is one value, whatever is in it.
+    for piece in re.findall(r"(?:[^,:\[{]|\[[^\]]*\]|\{[^}]*\})+", text):
+        if "=" not in piece:
+            asked.append((piece.strip(), []))
+        elif asked:
             asked[-1][1].append(piece.strip())
-        elif name:
-            asked.append((name, [part for part in (first if colon else "").split(":") if part]))
-    return [named(name, parse(settings)) for name, settings in asked]
+        else:
+            msg = f"Expected recipes, such as scdgd,scvi:dim=20; found {text!r}. Begin with a name."
+            raise InputError(msg)
+    return [named(name, parse(settings)) for name, settings in asked if name]
 
 
 def _table(found: Comparison) -> Table:

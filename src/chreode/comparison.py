@@ -49,7 +49,7 @@ PURPOSES = {
     "clustering": Purpose(("clustering",), "a label of the cells", by_label=True),
     "integration": Purpose(("integration",), "a label and a batch of the cells", by_label=True),
 }
-LOWER = frozenset({"nats_per_molecule", "nats_per_value", "batch_accuracy", "seconds", "memory"})
+LOWER = frozenset({"nats_per_molecule", "nats_per_value", "batch_accuracy"})
 
 
 @dataclass(frozen=True)
@@ -305,18 +305,20 @@ def _sentence(purpose: str, ranked: Sequence[str], rows: pd.DataFrame, *, tied: 
             "cannot tell a difference from noise: compare with 2 seeds or more."
         )
     if not tied and near is not None:
-        return (
-            f"For {purpose} {best} wins: it is ahead of {near['against']}, the next, by "
-            f"{near['difference']:.3f} (95 % interval {near['low']:.3f} to {near['high']:.3f})."
-        )
+        return f"For {purpose} {best} wins: it is ahead of {near['against']}, the next, by {_within(near)}."
     behind = [name for name in others if name not in tied]
     words = f"For {purpose} there is no winner: {best} leads, within noise of {_and(tied)}"
     closest = rows[rows["against"].isin(tied)]
     if len(closest):
         first = closest.iloc[0]
-        by = f"{first['difference']:.3f}, 95 % interval {first['low']:.3f} to {first['high']:.3f}"
-        words += f" (ahead{'' if len(tied) == 1 else f' of {first.against}'} by {by})"
+        words += f" (ahead{'' if len(tied) == 1 else f' of {first.against}'} by {_within(first)})"
     return f"{words}; behind by more than noise: {_and(behind)}." if behind else f"{words}."
+
+
+def _within(row: Any) -> str:
+    """A difference with its interval, without a minus before zero."""
+    difference, low, high = (f"{round(row[k], 3) + 0.0:.3f}" for k in ("difference", "low", "high"))
+    return f"{difference}, 95 % interval {low} to {high}"
 
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> float:

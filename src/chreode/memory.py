@@ -79,8 +79,8 @@ def peak_resident(*, reset: bool = False) -> int | None:
     Parameters
     ----------
     reset
-        Whether to begin anew from what is held now; Linux alone can, elsewhere the most of the whole life of
-        the process is told.
+        Whether to begin anew from what is held now, after what is free was given back; Linux alone can,
+        elsewhere the most of the whole life of the process is told.
 
     Examples
     --------
@@ -89,6 +89,8 @@ def peak_resident(*, reset: bool = False) -> int | None:
     """
     if sys.platform == "linux":
         if reset:
+            if library := _glibc():
+                library.malloc_trim(0)
             with suppress(OSError):  # some containers do not allow it
                 Path("/proc/self/clear_refs").write_text("5")
         with suppress(OSError):

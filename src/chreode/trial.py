@@ -12,6 +12,7 @@ import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -107,8 +108,8 @@ def carry_out(
     seed
         Of thinning and scores, the same for every run.
     measure
-        Whether this process does nothing else, so that its memory can be measured; a first fit of a few cells
-        then loads libraries and compiles, which counts for neither memory nor time.
+        Whether this process does nothing else, so that its memory can be measured; a fit of a few cells comes
+        first then, so that loading libraries and compiling count for neither memory nor time.
     """
     if trial.recipe is None:
         msg = f"an embedding is scored by score_given, not fitted: {trial.name}"
@@ -158,8 +159,9 @@ def score_given(trial: Trial, codes: np.ndarray, cells: Cells, split: Split, *, 
 def _taught(model: FittedModel) -> bool:
     """Whether the label took part in the fit, so that agreement with it proves nothing."""
     label = model.layout.in_role("label")
-    columns = {latent.column for latent in model.module.latents.values()}
-    return label is not None and bool(columns & {label.column, "label"})
+    if label is None:
+        return False
+    return any(getattr(part, "column", "") in (label.column, "label") for part in model.module.modules())
 
 
 def _score_codes(
@@ -236,26 +238,34 @@ def read_result(path: str | Path) -> Result | None:
         return facts, dict(arrays)
 
 
-def work(job: str | Path, place: str | Path) -> None:
-    """Do a job that another process wrote into a folder, and write what came of it.
+def work(folder: str | Path) -> None:
+    """Carry out what another process asks for, a line of JSON at a time, until it asks no more or is gone.
 
     Parameters
     ----------
-    job
-        Folder of ``job.json``, ``split.safetensors`` and the cells.
-    place
-        Of the result.
+    folder
+        Of ``split.safetensors`` and the cells.
     """
     from safetensors.torch import load_file
 
-    try:
-        asked = json.loads((Path(job) / "job.json").read_text(encoding="utf-8"))
-        cells, split = read_cells(job), Split(**load_file(Path(job) / "split.safetensors"))
-        how = {"training": asked["training"], "seed": asked["seed"], "measure": True}
-        result = carry_out(Trial.from_json(asked["trial"]), cells, split, **how)
-    except Exception as error:
-        result = told(error)
-    write_result(place, result)
+    asked: SimpleQueue[str] = SimpleQueue()
+    threading.Thread(target=_listen, args=(asked,), daemon=True).start()
+    cells, split = read_cells(folder), Split(**load_file(Path(folder) / "split.safetensors"))
+    while True:
+        job = json.loads(asked.get())
+        try:
+            trial, how = Trial.from_json(job["trial"]), {"training": job["training"], "seed": job["seed"]}
+            result = carry_out(trial, cells, split, **how, measure=True)
+        except Exception as error:
+            result = told(error)
+        write_result(job["place"], result)
+
+
+def _listen(asked: SimpleQueue[str]) -> None:
+    """Hear the other process, and end this one with it: its end of the pipe closes then."""
+    for line in sys.stdin:
+        asked.put(line)
+    os._exit(0)
 
 
 def told(error: Exception) -> Result:
@@ -265,12 +275,5 @@ def told(error: Exception) -> Result:
     return fail(reason, "" if known else traceback.format_exc())
 
 
-def _end_with_parent() -> None:
-    """End this process when the one that started it is gone: its end of the pipe closes then."""
-    sys.stdin.buffer.read()
-    os._exit(1)
-
-
 if __name__ == "__main__":
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    work(sys.argv[1], sys.argv[2])
+    work(sys.argv[1])

@@ -1,4 +1,4 @@
-"""The runs of a comparison, each in a process of its own: one that is killed spoils no other."""
+"""The runs of a comparison, in a process of their own: one that is killed spoils no other."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from chreode.parcel import write_cells
 from chreode.trial import carry_out, fail, read_result, score_given, told, write_result
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
 
@@ -30,7 +31,7 @@ __all__ = ["Trials"]
 
 
 class Trials:
-    """Carries out trials of which no result is kept yet, each in a process of its own.
+    """Carries out trials of which no result is kept yet.
 
     Parameters
     ----------
@@ -39,7 +40,7 @@ class Trials:
     kept
         Where results are.
     training, seed, isolate
-        As of `compare`.
+        As of `chreode.compare`.
     """
 
     def __init__(
@@ -64,75 +65,107 @@ class Trials:
         """
         from tqdm.auto import tqdm
 
-        results = {}
+        results = []
         with (
-            tempfile.TemporaryDirectory() as job,
+            _Worker(self.cells, self.split) as worker,
             tqdm(total=len(trials), desc="compare", unit="run", disable=not progress) as bar,
         ):
-            written = False
             for trial in trials:
                 bar.set_postfix_str(_words(trial))
                 place = self.kept / _file_name(trial)
                 result = read_result(place)
                 if result is None or result[0].get("error"):
-                    if self.isolate and trial.recipe is not None and not written:
-                        self._write(Path(job))
-                        written = True
-                    result = self._one(trial, given, Path(job), place, bar)
+                    if self.isolate and trial.recipe is not None:
+                        asked = {"trial": trial.to_json(), "training": self.training, "seed": self.seed}
+                        result = worker.do(asked, place, meanwhile=bar.refresh)
+                    else:
+                        result = self._here(trial, given)
+                        write_result(place, result)
                 facts, arrays = result
-                results[trial.name, trial.seed, trial.subset] = {**facts, "trial": trial.to_json()}, arrays
+                results.append(({**facts, "trial": trial.to_json()}, arrays))
                 bar.update()
-        return list(results.values())
+        return results
 
-    def _write(self, job: Path) -> None:
-        from safetensors.torch import save_file
-
-        write_cells(job, self.cells)
-        save_file(self.split.tensors(), job / "split.safetensors")
-
-    def _one(self, trial: Trial, given: Mapping[str, np.ndarray], job: Path, place: Path, bar: Any) -> Result:
-        if self.isolate and trial.recipe is not None:
-            return self._apart(trial, job, place, bar)
+    def _here(self, trial: Trial, given: Mapping[str, np.ndarray]) -> Result:
+        """Do it in this process."""
         try:
             if trial.recipe is None:
-                result = score_given(trial, given[trial.name], self.cells, self.split, seed=self.seed)
-            else:
-                how = {"training": self.training, "seed": self.seed, "measure": False}
-                result = carry_out(trial, self.cells, self.split, **how)
+                return score_given(trial, given[trial.name], self.cells, self.split, seed=self.seed)
+            how = {"training": self.training, "seed": self.seed, "measure": False}
+            return carry_out(trial, self.cells, self.split, **how)
         except Exception as error:
-            result = told(error)
-        write_result(place, result)
+            return told(error)
+
+
+class _Worker:
+    """Another process that carries out one trial after another, started when it is needed.
+
+    Its result tells that a trial is done. When the process has died instead, the next trial gets a new one.
+    It ends by itself when this process is gone.
+    """
+
+    def __init__(self, cells: Cells, split: Split) -> None:
+        self.cells, self.split = cells, split
+        self.process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> _Worker:
+        self.holder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        self.folder = Path(self.holder.name)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+        self.holder.cleanup()
+
+    def do(self, asked: Mapping[str, Any], place: Path, *, meanwhile: Callable[[], object]) -> Result:
+        """Have it done; ``meanwhile`` is called about once a second."""
+        shutil.rmtree(place, ignore_errors=True)
+        process = self._running()
+        looks = 0
+        try:
+            assert process.stdin
+            process.stdin.write(json.dumps({**asked, "place": str(place)}) + "\n")
+            process.stdin.flush()
+            while process.poll() is None and not (place / "run.json").is_file():
+                time.sleep(0.1)
+                looks += 1
+                if looks % 10 == 0:
+                    meanwhile()
+        except BrokenPipeError:
+            process.wait()
+        result = read_result(place)
+        if result is None:
+            result = fail(_ended(process.wait(), (self.folder / "said.txt").read_text(errors="replace")))
+            write_result(place, result)
+        if sys.platform != "linux":
+            self.end()  # elsewhere the most memory of a process is that of its whole life
         return result
 
-    def _apart(self, trial: Trial, job: Path, place: Path, bar: Any) -> Result:
-        """Have another process do it, which writes its result itself and ends when this one does."""
-        asked = {"trial": trial.to_json(), "training": self.training, "seed": self.seed}
-        (job / "job.json").write_text(json.dumps(asked), encoding="utf-8")
-        shutil.rmtree(place, ignore_errors=True)
+    def _running(self) -> subprocess.Popen[str]:
+        from safetensors.torch import save_file
+
+        if self.process is not None and self.process.poll() is None:
+            return self.process
+        self.end()
+        if not (self.folder / "split.safetensors").exists():
+            write_cells(self.folder, self.cells)
+            save_file(self.split.tensors(), self.folder / "split.safetensors")
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        command = [sys.executable, "-m", "chreode.trial", str(job), str(place)]
-        with (job / "said.txt").open("w+", encoding="utf-8", errors="replace") as said:
-            process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=said, stderr=said, env=environment
+        command = [sys.executable, "-m", "chreode.trial", str(self.folder)]
+        with (self.folder / "said.txt").open("w", encoding="utf-8") as said:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=said, stderr=said, env=environment, text=True
             )
-            try:
-                while process.poll() is None:
-                    try:
-                        process.wait(timeout=1)
-                    except subprocess.TimeoutExpired:
-                        bar.refresh()
-            finally:
-                process.kill()
-                process.wait()
-                if process.stdin:
-                    process.stdin.close()
-            result = read_result(place)
-            if result is not None:
-                return result
-            said.seek(0)
-            result = fail(_ended(process.returncode, said.read()))
-        write_result(place, result)
-        return result
+        return self.process
+
+    def end(self) -> None:
+        """End the process, if there is one."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            if self.process.stdin:
+                self.process.stdin.close()
+            self.process = None
 
 
 def _ended(code: int, said: str) -> str:

@@ -145,7 +145,8 @@ def _scale(low: float, high: float) -> tuple[Any, list[tuple[float, str]]]:
 
 
 def _short(name: str, limit: int = 17) -> str:
-    return name if len(name) <= limit else f"{name[: limit - 1]}…"
+    """A name cut in its middle: recipes with arguments differ at the end."""
+    return name if len(name) <= limit else f"{name[: limit // 2]}…{name[-(limit // 2) :]}"
 
 
 def intervals(rows: Sequence[Mapping[str, Any]], *, colours: Mapping[str, str]) -> dict[str, Any]:
@@ -263,7 +264,15 @@ def _stability(found: Comparison) -> dict[str, Any] | None:
     rows = []
     for name, row in found.table[columns].iterrows():
         if row.notna().any():
-            rows.append((name, [None if np.isnan(v) else round(float(v), 3) for v in row]))
+            rows.append(
+                (
+                    name,
+                    [
+                        None if np.isnan(v) else abs(round(float(v), 2)) if v > -0.005 else float(v)
+                        for v in row
+                    ],
+                )
+            )
     return {"columns": [STABILITY[name] for name in columns], "rows": rows}
 
 
