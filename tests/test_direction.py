@@ -28,9 +28,9 @@ ORDER = [
     ["posthoc", "split"],
     ["references"],
     ["storage"],
-    ["expected"],
-    ["embedded"],
+    ["expected", "posterior"],
     ["generate"],
+    ["embedded"],
     ["evaluate", "perturb", "interpret"],
     ["fitted"],
     ["levels", "scvi_tools"],
@@ -41,7 +41,7 @@ ORDER = [
     ["trial"],
     ["trials"],
     ["compare"],
-    ["commands", "comparing", "fitting", "linking"],
+    ["commands", "comparing", "fitting", "linking", "testing_commands"],
     ["cli", "cli_analysis", "cli_options"],  # which may also ask the front door
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}

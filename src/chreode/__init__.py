@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from chreode.embedded import Embedded
     from chreode.errors import InputError
     from chreode.fitted import FittedModel, distil, fit, load
-    from chreode.interpret import de, pseudobulk
+    from chreode.interpret import de, markers, pseudobulk
     from chreode.interpret.proteins import foreground
     from chreode.io import datasets
     from chreode.io.read import read
@@ -45,6 +45,7 @@ __all__ = [
     "from_scvi",
     "linkage",
     "load",
+    "markers",
     "pseudobulk",
     "read",
     "recipe",
@@ -70,6 +71,7 @@ _WHERE = {
     "from_scvi": "chreode.scvi_tools:from_scvi",
     "linkage": "chreode.perturb.linkage:linkage",
     "load": "chreode.fitted:load",
+    "markers": "chreode.interpret.markers:markers",
     "pseudobulk": "chreode.interpret.pseudobulk:pseudobulk",
     "read": "chreode.io.read:read",
     "recipe": "chreode.recipe:recipe",

@@ -15,15 +15,17 @@ from chreode.cli_options import (
     Label,
     Modality,
     Once,
+    Out,
     Overwrite,
     Run,
     Seed,
+    Unlabelled,
     Work,
     app,
     by_modality,
 )
 
-__all__ = ["compare", "link"]
+__all__ = ["compare", "de", "link", "pseudobulk"]
 
 QUESTIONS = "Questions"  # the panel of chreode --help
 
@@ -84,6 +86,7 @@ def compare(
     counts: Counts = None,
     batch: Batch = None,
     label: Label = None,
+    unlabelled: Unlabelled = None,
     covariate: Annotated[
         list[str] | None, typer.Option(metavar="KEY", help="Column that conditions the decoder; repeatable.")
     ] = None,
@@ -118,6 +121,7 @@ def compare(
         "counts": by_modality(counts),
         "batch": batch,
         "label": label,
+        "unlabelled": unlabelled,
         "covariates": tuple(covariate or ()),
         "features": by_modality(features, number=True),
         "values": by_modality(values),
@@ -127,3 +131,56 @@ def compare(
     how |= {"validation": validation, "overwrite": overwrite}
     asked = {"embeddings": embeddings, "reading": reading, "how": how, "command": context.obj}
     return partial(comparing.compare, file, recipes, out, **asked)
+
+
+@app.command(cls=Once, rich_help_panel=QUESTIONS)
+def de(
+    run: Run,
+    group: Annotated[
+        str, typer.Option(metavar="COLUMN=LEVEL", help="The cells of interest; component=K is the model's.")
+    ],
+    against: Annotated[
+        str, typer.Option(metavar="LEVEL", help="Of the same column, or rest: all others.")
+    ] = "rest",
+    within: Annotated[
+        str | None, typer.Option(metavar="COLUMN=LEVEL", help="Only these cells, on both sides.")
+    ] = None,
+    sample: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Of donors, who are then the replicates.")
+    ] = None,
+    modality: Annotated[str | None, typer.Option(metavar="NAME", help="The first by default.")] = None,
+    min_cells: Annotated[int, typer.Option(help="Fewest cells of a group that a donor must have.")] = 10,
+    modelled: Annotated[
+        bool, typer.Option("--modelled", help="Add the fold change that the model expects.")
+    ] = False,
+    seed: Seed = 0,
+    data: Data = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="NEW.csv", help="The table to write, its figure beside; in DIR/de by default."),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> Work:
+    """Test which features differ between two groups of cells."""
+    from chreode import testing_commands
+
+    asked = {"group": group, "against": against, "within": within, "sample": sample, "modality": modality}
+    asked |= {"min_cells": min_cells, "modelled": modelled, "seed": seed}
+    return partial(testing_commands.compare_groups, run, out, data=data, overwrite=overwrite, asked=asked)
+
+
+@app.command(cls=Once, rich_help_panel=QUESTIONS)
+def pseudobulk(
+    run: Run,
+    by: Annotated[list[str], typer.Option(metavar="COLUMN", help="Such as the donor; repeatable.")],
+    out: Out,
+    modality: Annotated[str | None, typer.Option(metavar="NAME", help="The first by default.")] = None,
+    min_cells: Annotated[int, typer.Option(help="Sums of fewer cells are left out.")] = 1,
+    data: Data = None,
+    overwrite: Overwrite = False,
+) -> Work:
+    """Sum the counts of the cells that agree in some columns."""
+    from chreode import testing_commands
+
+    how = {"by": by, "modality": modality, "min_cells": min_cells, "data": data, "overwrite": overwrite}
+    return partial(testing_commands.sum_counts, run, out, **how)

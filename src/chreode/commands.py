@@ -16,6 +16,7 @@ import chreode.recipes  # noqa: F401  (registers chreode's own)
 from chreode.errors import InputError
 from chreode.fitted import load
 from chreode.folder import fitted_cells, fresh_file, model_folder, new_folder
+from chreode.interpret.markers import markers
 from chreode.io.annotate import annotated_copy, annotated_suffix
 from chreode.io.read import read
 from chreode.io.schema import listing
@@ -152,7 +153,7 @@ def report(folder: Path, *, data: Path | None) -> None:
 
 
 def export(folder: Path, *, out: Path | None, overwrite: bool) -> None:
-    """Write codes, components and probabilities of the fitted cells as CSV.
+    """Write codes, components and probabilities of the fitted cells, and markers of the components, as CSV.
 
     Components of a supervised fit go by the names of their levels.
 
@@ -188,6 +189,8 @@ def export(folder: Path, *, out: Path | None, overwrite: bool) -> None:
         both = {"component": chosen, "trained": embedded.trained}
         tables["components"] = pd.DataFrame(both, index=index)
         tables["probabilities"] = wide(embedded.probabilities(), "component", called)
+        marked = {name: markers(embedded, modality=name) for name in model.layout.modalities}
+        tables["markers"] = pd.concat(marked, names=["modality"]).droplevel(1)
     there = [name for name in tables if (out / f"{name}.csv").exists()]
     if there and not overwrite:
         msg = f"Expected a new folder; found {there[0]}.csv in {out}. Add --overwrite to replace the tables."
@@ -197,7 +200,7 @@ def export(folder: Path, *, out: Path | None, overwrite: bool) -> None:
             write_csv(table, out / f"{name}.csv")
     print(f"Wrote {', '.join(f'{name}.csv' for name in tables)} to {out}.")
     if not model.components:
-        print(f"{model.recipe.name} has no components: there are neither components nor probabilities.")
+        print(f"{model.recipe.name} has no components: there is nothing of them to write.")
 
 
 def recipes(name: str | None) -> None:

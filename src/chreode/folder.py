@@ -27,6 +27,7 @@ __all__ = [
     "check_fresh",
     "fitted_cells",
     "fresh_file",
+    "kept_counts",
     "model_folder",
     "new_folder",
     "write_json",
@@ -282,7 +283,7 @@ def fitted_cells(path: Path, facts: Mapping[str, Any], *, model: FittedModel, da
     InputError
         When there are none, or they have other features.
     """
-    cells = read(data or _kept_counts(path.expanduser(), facts), **model.reading.schema)
+    cells = read(data or kept_counts(path.expanduser(), facts), **model.reading.schema)
     if set(model.layout.modalities) < set(cells.layout.modalities):
         cells = cells.only(*model.layout.modalities)
     if dict(cells.layout.modalities) != dict(model.layout.modalities):
@@ -295,9 +296,21 @@ def fitted_cells(path: Path, facts: Mapping[str, Any], *, model: FittedModel, da
     return cells
 
 
-def _kept_counts(path: Path, facts: Mapping[str, Any]) -> Path:
-    """The file that was fitted, or the annotated copy of it."""
-    places = [Path(facts["call"]["file"]), path / "cells.h5ad", path / "cells.h5mu"]
+def kept_counts(path: Path, facts: Mapping[str, Any]) -> Path:
+    """The file that was fitted, or the annotated copy of it.
+
+    Parameters
+    ----------
+    path, facts
+        As `fitted_cells` takes them.
+
+    Raises
+    ------
+    InputError
+        When neither is there.
+    """
+    fitted = [Path(facts["call"]["file"])] if facts else []
+    places = [*fitted, path / "cells.h5ad", path / "cells.h5mu"]
     for place in places:
         if place.exists():
             return place

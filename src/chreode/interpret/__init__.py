@@ -1,8 +1,17 @@
-"""What codes, components and groups of cells mean: differences, with donors as replicates."""
+"""What codes, components and groups of cells mean: loadings, markers, differences with donors as replicates."""
 
 from __future__ import annotations
 
 from chreode.interpret.differential import de, volcano_figure
+from chreode.interpret.loadings import loadings, variance_explained
+from chreode.interpret.markers import markers
 from chreode.interpret.pseudobulk import pseudobulk
 
-__all__ = ["de", "pseudobulk", "volcano_figure"]
+__all__ = [
+    "de",
+    "loadings",
+    "markers",
+    "pseudobulk",
+    "variance_explained",
+    "volcano_figure",
+]

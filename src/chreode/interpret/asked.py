@@ -166,7 +166,7 @@ class Asked:
         return np.asarray(text, dtype=object)
 
 
-def asked_of(cells: Any, *, source: Any = None) -> Asked:
+def asked_of(cells: Any, *, source: Any = None, counted: bool = True) -> Asked:
     """The cells that a question is put to, with their counts.
 
     Parameters
@@ -176,6 +176,8 @@ def asked_of(cells: Any, *, source: Any = None) -> Asked:
     source
         The same cells with their counts, in any order, for what was loaded without; also for columns that
         were not read. Anything `chreode.read` takes.
+    counted
+        Whether the counts are needed.
 
     Raises
     ------
@@ -191,7 +193,7 @@ def asked_of(cells: Any, *, source: Any = None) -> Asked:
     if not len(here):
         msg = "Expected a model that was saved with its cells; found none. Save it with cells=True."
         raise InputError(msg)
-    if not here.measured:
+    if counted and not here.measured:
         if source is None:
             msg = "Expected cells with counts; found a loaded model, which keeps none. Give source= the data."
             raise InputError(msg)

@@ -37,9 +37,9 @@ def compare_cells(
 
     :math:`\lambda_g` the common rate and :math:`\alpha_g` the negative binomial's dispersion by moments
     within the groups. Counts are divided by how much that exceeds the binomial's,
-    :math:`\varphi_g = v_g / (T_g \pi (1-\pi))`, at least 1, and the tails are those of
-    :math:`\mathrm{Beta}(T_{g1}/\varphi_g + \tfrac12,\ T_{g2}/\varphi_g + \tfrac12)`, which are close to the
-    binomial's exact ones (mid-p) where there are few counts and normal where there are many.
+    :math:`\varphi_g = v_g / (T_g \pi (1-\pi))`, at least 1, and given to the exact test of a binomial share
+    (mid-p), whose tails are incomplete beta functions and so need no whole numbers. The interval holds the
+    shares that the test does not reject.
 
     Parameters
     ----------
@@ -59,8 +59,6 @@ def compare_cells(
     >>> (found.p_value < 0.01).tolist(), np.exp(found.estimate).round(1).tolist()
     ([False, True], [0.9, 0.5])
     """
-    from scipy.special import betainc, betaincc, betaincinv
-
     groups = [_sums(counts, size) for counts, size in zip((first, second), exposures, strict=True)]
     one, two = (group["total"] for group in groups)
     total, exposure = one + two, sum(group["exposure"] for group in groups)
@@ -73,16 +71,38 @@ def compare_cells(
     variance = (1 - share) ** 2 * own + share**2 * other
     binomial = total * share * (1 - share)
     phi = np.maximum(np.divide(variance, binomial, out=np.ones_like(total), where=binomial > 0), 1.0)
-    a, b = one / phi + 0.5, two / phi + 0.5
-    p_value = np.minimum(2 * np.minimum(betainc(a, b, share), betaincc(a, b, share)), 1.0)
+    a, b = one / phi, two / phi
     offset = np.log(share) - np.log1p(-share)
-    ends = (betaincinv(a, b, tail) for tail in ((1 - level) / 2, (1 + level) / 2))
-    with np.errstate(divide="ignore"):
-        lower, upper = (np.log(end) - np.log1p(-end) - offset for end in ends)
+    p_value = np.minimum(2 * np.minimum(*_tails(a, b, offset)), 1.0)
+    lower, upper = (_end(a, b, chance) - offset for chance in ((1 + level) / 2, (1 - level) / 2))
     # One count, shared as the null has it, keeps fold changes finite.
     estimate = np.log(one / phi + share) - np.log(two / phi + 1 - share) - offset
     spread = np.sqrt(np.maximum(phi * binomial, 1e-300))
     return Compared(estimate, lower, upper, ((1 - share) * one - share * two) / spread, p_value)
+
+
+def _tails(a: np.ndarray, b: np.ndarray, logit: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Chance of fewer and of more than ``a`` of ``a + b`` counts, half of the chance of as many in each."""
+    from scipy.special import betainc, betaincc, expit
+
+    share = expit(logit)
+    few, none = a > 0, b > 0
+    below = np.where(few, betaincc(np.where(few, a, 1), b + 1, share), 0.0)
+    above = np.where(none, betainc(a + 1, np.where(none, b, 1), share), 0.0)
+    equal = np.maximum(1 - below - above, 0.0) / 2
+    return below + equal, above + equal
+
+
+def _end(a: np.ndarray, b: np.ndarray, chance: float) -> np.ndarray:
+    """The logit of the share under which fewer counts have that chance, by bisection; may be infinite."""
+    low, high = np.full(len(a), -40.0), np.full(len(a), 40.0)
+    for _ in range(50):
+        middle = (low + high) / 2
+        # The more of the share, the less likely are fewer counts.
+        less = _tails(a, b, middle)[0] > chance
+        low, high = np.where(less, middle, low), np.where(less, high, middle)
+    found = (low + high) / 2
+    return np.where(np.abs(found) > 39, np.sign(found) * np.inf, found)
 
 
 def _sums(counts: sp.csr_matrix, size: np.ndarray) -> dict[str, np.ndarray]:

@@ -178,7 +178,7 @@ def de(
     table.attrs = {
         "group": group if isinstance(group, str) else "mask",
         "against": against if isinstance(against, str) else "mask",
-        "within": within if isinstance(within, str) else within and "mask",
+        "within": within if within is None or isinstance(within, str) else "mask",
         "modality": name,
         "cells": int(groups.first.sum()),
         "cells_against": int(groups.second.sum()),
@@ -268,7 +268,9 @@ def _counted(
 ) -> tuple[str, _Groups]:
     """The groups' counts: of cells that were measured, by the total of features that all were measured in."""
     name, counts, present, everywhere = asked.counts(modality)
-    size = np.asarray((counts if everywhere.all() else counts[:, everywhere]).sum(1)).ravel()
+    size = np.asarray(
+        (counts if everywhere.all() else counts[:, everywhere]).sum(1, dtype=np.float64)
+    ).ravel()
     first, second = first & present & (size > 0), second & present & (size > 0)
     if min(first.sum(), second.sum()) < 2:
         found = f"{first.sum()} and {second.sum()}"
@@ -286,7 +288,9 @@ def _described(groups: _Groups, described: Any) -> pd.DataFrame:
         table["symbol"] = list(described.symbols)
     for suffix, mask in (("", groups.first), ("_against", groups.second)):
         some = groups.counts[mask]
-        table[f"mean{suffix}"] = np.asarray(some.sum(0)).ravel() * (1e4 / groups.size[mask].sum())
+        table[f"mean{suffix}"] = np.asarray(some.sum(0, dtype=np.float64)).ravel() * (
+            1e4 / groups.size[mask].sum()
+        )
         table[f"share{suffix}"] = some.getnnz(0) / int(mask.sum())
     return table
 
@@ -294,7 +298,7 @@ def _described(groups: _Groups, described: Any) -> pd.DataFrame:
 def _tested(groups: _Groups, min_counts: int) -> np.ndarray:
     """Positions of the features with counts enough, in cells that were all measured in them."""
     either = groups.first | groups.second
-    total = np.asarray(groups.counts[either].sum(0)).ravel()
+    total = np.asarray(groups.counts[either].sum(0, dtype=np.float64)).ravel()
     tested = np.flatnonzero(groups.everywhere & (total >= min_counts))
     if not len(tested):
         msg = f"Expected features with {min_counts} counts or more in both groups together; found none. Give"
@@ -304,7 +308,7 @@ def _tested(groups: _Groups, min_counts: int) -> np.ndarray:
 
 def _by_cell(groups: _Groups, tested: np.ndarray) -> dict[str, np.ndarray]:
     some = [groups.counts[mask][:, tested] for mask in (groups.first, groups.second)]
-    sums = np.stack([np.asarray(one.sum(0)).ravel() for one in some], 1)
+    sums = np.stack([np.asarray(one.sum(0, dtype=np.float64)).ravel() for one in some], 1)
     # Corrected as sums over donors are, so that one feature's rise is not the fall of all others.
     factors = size_factors(sums) / sums.sum(0)
     sizes = [groups.size[mask] * f for mask, f in zip((groups.first, groups.second), factors, strict=True)]
@@ -313,21 +317,14 @@ def _by_cell(groups: _Groups, tested: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _by_sample(groups: _Groups, tested: np.ndarray, design: Design) -> dict[str, np.ndarray]:
-    from scipy.stats import t
-
     sums = unit_sums(groups.counts, design.unit, len(design.units))[:, groups.everywhere].toarray().T
     exposure = size_factors(sums)
     here = sums[np.searchsorted(np.flatnonzero(groups.everywhere), tested)]
     counted = here.sum(1) > 0
     found = quasi_test(here[counted], exposure, design.matrix, coefficient=1)
-    half = t.ppf(0.5 + _LEVEL / 2, found.freedom) * found.standard_error
-    values = {
-        "estimate": found.estimate,
-        "lower": found.estimate - half,
-        "upper": found.estimate + half,
-        "statistic": found.statistic,
-        "p_value": found.p_value,
-    }
+    lower, upper = found.interval(_LEVEL)
+    values = {"estimate": found.estimate, "lower": lower, "upper": upper}
+    values |= {"statistic": found.statistic, "p_value": found.p_value}
     wide = {name: np.full(len(tested), np.nan) for name in values}
     for name, value in values.items():
         wide[name][counted] = value

@@ -30,7 +30,7 @@ class Tested:
     Parameters
     ----------
     estimate, standard_error
-        ``r``; the estimate with half a count added to an average replicate.
+        ``r``, of Wald; both with half a count added to an average replicate.
     statistic
         The signed root of F, ``r``.
     freedom
@@ -51,6 +51,22 @@ class Tested:
     dispersion: float
     prior: float
 
+    def interval(self, level: float) -> tuple[np.ndarray, np.ndarray]:
+        """Wald's interval; where it contradicts the test about zero, the end near zero is moved.
+
+        There it is the end of the interval whose half is to the estimate as the quantile is to the statistic.
+        """
+        from scipy.stats import t
+
+        quantile = t.ppf(0.5 + level / 2, self.freedom)
+        half = quantile * self.standard_error
+        rejected = np.abs(self.statistic) > quantile
+        moved = (np.abs(self.estimate) > half) != rejected
+        ratio = quantile / np.maximum(np.abs(self.statistic), 1e-12)
+        near = np.where(moved, np.abs(self.estimate) * np.clip(ratio, 0, 1e6), half)
+        lower, upper = (np.where(self.estimate * way > 0, near, half) for way in (1, -1))
+        return self.estimate - lower, self.estimate + upper
+
 
 def quasi_test(counts: np.ndarray, exposure: np.ndarray, design: np.ndarray, *, coefficient: int) -> Tested:
     r"""Test one coefficient of every row of counts over replicates.
@@ -64,8 +80,7 @@ def quasi_test(counts: np.ndarray, exposure: np.ndarray, design: np.ndarray, *, 
     The dispersion :math:`\alpha` is common, that at which the deviances of the rows of most counts have the
     median of chi-squared. What a row varies beyond, :math:`\varphi_g`, comes from its deviance, each unit of
     which is scaled to the mean and variance that it has at small counts; it is then drawn towards the trend
-    over mean counts (`moderate`). The standard error is the one that agrees with the test,
-    :math:`|\hat\beta| / \sqrt F`, or Wald's where :math:`F < 1`.
+    over mean counts (`moderate`).
 
     Parameters
     ----------
@@ -109,10 +124,9 @@ def quasi_test(counts: np.ndarray, exposure: np.ndarray, design: np.ndarray, *, 
     padded = fit(counts + _PRIOR * exposure / exposure.mean(), exposure, design, alpha=alpha)
     estimate = padded.beta[:, coefficient]
     wald = np.sqrt(phi * np.diagonal(_inverse(padded.weight, design), axis1=1, axis2=2)[:, coefficient])
-    root = np.sqrt(ratio)
-    error = np.where(ratio >= 1, np.abs(estimate) / np.maximum(root, 1e-300), wald)
+    statistic = np.sign(estimate) * np.sqrt(ratio)
     p_value = f_distribution.sf(ratio, 1, total)
-    return Tested(estimate, error, np.sign(estimate) * root, total, p_value, alpha, prior)
+    return Tested(estimate, wald, statistic, total, p_value, alpha, prior)
 
 
 def fit(counts: np.ndarray, exposure: np.ndarray, design: np.ndarray, *, alpha: float) -> Fit:
@@ -201,7 +215,7 @@ def moderate(variance: np.ndarray, freedom: np.ndarray, *, level: np.ndarray) ->
     True
     """
     from scipy.optimize import minimize
-    from scipy.special import gammaln
+    from scipy.special import digamma, gammaln
 
     if len(variance) < 3:
         return variance, 0.0
@@ -210,16 +224,21 @@ def moderate(variance: np.ndarray, freedom: np.ndarray, *, level: np.ndarray) ->
     # A piece that no row lies on says nothing.
     basis = np.stack([columns[0], *(c / c.max() for c in columns[1:] if c.max() > 1e-6)], 1)
 
-    def loss(parameters: np.ndarray) -> float:
+    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         prior, trend = np.exp(parameters[0]), basis @ parameters[1:]
+        both = (freedom + prior) / 2
         ratio = freedom * variance / prior * np.exp(-trend)
-        own = gammaln((freedom + prior) / 2) - gammaln(prior / 2) - freedom / 2 * (np.log(prior) + trend)
-        return -float((own - (freedom + prior) / 2 * np.log1p(ratio)).sum()) / len(variance)
+        own = gammaln(both) - gammaln(prior / 2) - freedom / 2 * (np.log(prior) + trend)
+        by_trend = both * ratio / (1 + ratio) - freedom / 2
+        by_prior = prior / 2 * (digamma(both) - digamma(prior / 2) - np.log1p(ratio)) + by_trend
+        slope = np.concatenate([[by_prior.mean()], by_trend @ basis / len(basis)])
+        return -float((own - both * np.log1p(ratio)).mean()), -slope
 
     pooled = float((freedom * variance).sum() / freedom.sum())
+    exact = {"ftol": 1e-13, "gtol": 1e-8, "maxiter": 1000}
     start = np.array([np.log(10.0), np.log(max(pooled, 1e-8)), *np.zeros(basis.shape[1] - 1)])
     bounds = [(np.log(0.1), np.log(1e6)), *[(-20.0, 20.0)] * basis.shape[1]]
-    found = minimize(loss, start, method="L-BFGS-B", bounds=bounds).x
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=exact).x
     prior = float(np.exp(found[0]))
     centre = np.exp(basis @ found[1:])
     return (prior * centre + freedom * variance) / (prior + freedom), prior

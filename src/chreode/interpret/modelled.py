@@ -56,14 +56,7 @@ def model_change(
     -------
     ``estimate``; with a posterior also ``lower`` and ``upper`` (95 %); ``g`` each.
     """
-    free = embedded.module.latents[embedded.code].infer.free
-    # The table of codes has a row for each cell that trained, and for no other.
-    trained = embedded.trained if free and embedded.trained.any() else np.ones(len(embedded), bool)
-    rows = []
-    for mask in (first, second):
-        some = np.flatnonzero(mask & trained)
-        some = some if len(some) else np.flatnonzero(mask)
-        rows.append(np.sort(rng.permutation(some)[:_CELLS]))
+    rows = [np.sort(rng.permutation(np.flatnonzero(mask))[:_CELLS]) for mask in (first, second)]
     batch = embedded.cells.layout.in_role("batch")
     moved = embedded if batch is None or batch.column == keep else embedded.do(**{batch.column: None})
     sides = [_Side(embedded, moved, torch.from_numpy(one)) for one in rows]
@@ -103,20 +96,20 @@ def _ratio(sides: list[_Side], modality: str, generator: torch.Generator | None)
 
 
 def _posterior(embedded: Embedded, rows: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Mean and standard deviation of the codes; None where there is no posterior."""
-    if embedded.module.latents[embedded.code].infer.free:
-        if not embedded.trained[rows.numpy()].all():
-            return None
-        index = torch.from_numpy(embedded.trained.cumsum() - 1)
-    else:
-        index = torch.arange(len(embedded))
-    means, deviations = [], []
+    """Mean and standard deviation of the codes; None where there is no posterior.
+
+    A table of posteriors has a row for each cell that trained: others keep their code, without deviation.
+    """
+    free = embedded.module.latents[embedded.code].infer.free
+    index = torch.from_numpy(embedded.trained.cumsum() - 1) if free else torch.arange(len(embedded))
+    there = np.flatnonzero(embedded.trained[rows.numpy()]) if free else np.arange(len(rows))
+    mean = embedded.codes[embedded.code][rows]
+    deviation = torch.zeros_like(mean)
     with frozen(embedded.module):
-        for some in rows.split(_BLOCK):
-            cells = embedded.cells[some].replace(index=index[some])
+        for some in torch.from_numpy(there).split(_BLOCK):
+            cells = embedded.cells[rows[some]].replace(index=index[rows[some]])
             posterior = embedded.module(cells).codes[embedded.code].posterior
             if posterior is None:
                 return None
-            means.append(posterior.mean)
-            deviations.append(posterior.variance.sqrt())
-    return torch.cat(means), torch.cat(deviations)
+            deviation[some] = posterior.variance.sqrt()
+    return (mean, deviation) if len(there) else None

@@ -3,8 +3,9 @@
 `write_report` makes the page of a fitted model; `figures` are functions that return matplotlib figures.
 """
 
+from chreode.interpret.markers import markers_of
 from chreode.report import figures
-from chreode.report.components import component_by_level, components_graph, markers_of
+from chreode.report.components import component_by_level, components_graph
 from chreode.report.page import collect, project_2d, render, write_report
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""What components are: who is in them, which lie beside which, and what marks them."""
+"""What components are: who is in them, and which lie beside which."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-__all__ = ["component_by_level", "components_graph", "markers_of"]
+__all__ = ["component_by_level", "components_graph"]
 
 
 def component_by_level(
@@ -114,77 +114,3 @@ def components_graph(
     np.add.at(share, (start, components[ends.ravel()]), 1.0)
     total = share.sum(1, keepdims=True)
     return np.divide(share, total, out=share, where=total > 0)
-
-
-def markers_of(
-    means: np.ndarray, sizes: np.ndarray, *, names: Sequence[str], kind: str = "counts", top: int = 10
-) -> pd.DataFrame:
-    """Features that mark each component, from what the decoder expects at its mean.
-
-    .. math:: \\ell_{kg} = \\log_2 \\frac{\\rho_{kg} + \\epsilon}{\\bar\\rho_{-k,g} + \\epsilon}, \\qquad
-              \\bar\\rho_{-k} = \\frac{\\sum_{j \\ne k} n_j \\rho_j}{\\sum_{j \\ne k} n_j}
-
-    where the pseudo-share epsilon, the median feature's overall share (at most one in ten thousand),
-    keeps features that are nearly absent everywhere from the top. Of continuous features the difference
-    is taken instead.
-
-    Parameters
-    ----------
-    means
-        Expected proportions (values, when continuous) at each component's mean, ``k x g``.
-    sizes
-        Cells of each component, ``k``; those of none are left out.
-    names
-        Feature names, ``g``.
-    kind
-        ``counts``, ``binary`` or ``continuous``.
-    top
-        Features a component.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns ``component``, ``rank`` (from 1), ``name``, ``log2_fold_change`` (the difference, when
-        continuous), ``share``, ``share_rest``, ``feature`` (its place in ``names``); only
-        features that are higher than in the rest.
-
-    Examples
-    --------
-    >>> rho = np.array([[0.9, 0.1], [0.1, 0.9]])
-    >>> markers_of(rho, np.array([5, 5]), names=["A", "B"], top=1)[["component", "name"]].values.tolist()
-    [[0, 'A'], [1, 'B']]
-    """
-    import pandas as pd
-
-    means = np.asarray(means, dtype=np.float64)
-    weight = np.asarray(sizes, dtype=np.float64)
-    total = weight @ means
-    overall = total / max(weight.sum(), 1.0)
-    epsilon = min(float(np.median(overall)) if overall.size else 0.0, 1e-4) + 1e-12
-    parts = []
-    for k in np.flatnonzero(weight > 0):
-        others = weight.sum() - weight[k]
-        if others <= 0:
-            break
-        rest = (total - weight[k] * means[k]) / others
-        if kind == "continuous":
-            effect = means[k] - rest
-        else:
-            effect = np.log2((means[k] + epsilon) / (np.maximum(rest, 0.0) + epsilon))
-        best = np.argsort(-effect, kind="stable")[:top]
-        best = best[effect[best] > 0]
-        parts.append(
-            pd.DataFrame(
-                {
-                    "component": k,
-                    "rank": np.arange(1, len(best) + 1),
-                    "name": [str(names[i]) for i in best],
-                    "log2_fold_change": effect[best],
-                    "share": means[k, best],
-                    "share_rest": rest[best],
-                    "feature": best,
-                }
-            )
-        )
-    columns = ["component", "rank", "name", "log2_fold_change", "share", "share_rest", "feature"]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({c: [] for c in columns})

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from chreode.interpret.markers import markers_of
 from chreode.likelihoods import heads
-from chreode.report.components import markers_of
 from chreode.report.draw import number
 from chreode.report.pack import axis
 from chreode.report.sections import ROLES, Components, markers_section, zeros_of

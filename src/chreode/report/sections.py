@@ -10,7 +10,8 @@ import numpy as np
 
 from chreode.csr import CSR
 from chreode.errors import InputError
-from chreode.report.components import component_by_level, components_graph, markers_of
+from chreode.interpret.markers import markers_of
+from chreode.report.components import component_by_level, components_graph
 from chreode.report.draw import duration, graph, line_charts, number
 from chreode.report.palette import colour_of
 from chreode.report.variables import PER
@@ -106,7 +107,7 @@ class Components:
         Its commonest label with its share, ``k`` (empty strings without a label, or where that label is its
         name).
     markers
-        From `components.markers_of`.
+        From `chreode.interpret.markers.markers_of`.
     share
         From `components.components_graph`, ``k x k``.
     """

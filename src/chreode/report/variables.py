@@ -137,7 +137,7 @@ def choose_features(
     Parameters
     ----------
     markers
-        From `components.markers_of`.
+        From `chreode.interpret.markers.markers_of`.
     means, sizes
         Expected proportions ``k x g`` (or None) and cells of each component.
     measured
@@ -166,7 +166,7 @@ def chosen_markers(markers: pd.DataFrame, *, n_cells: int, sharing: int) -> np.n
     Parameters
     ----------
     markers
-        From `components.markers_of`.
+        From `chreode.interpret.markers.markers_of`.
     n_cells
         Cells on the map.
     sharing

@@ -1,0 +1,299 @@
+"""Which differences are real: `chreode.de` beside Wilcoxon on cells, scvi-tools and other tests of sums.
+
+    python benchmarks/de.py --peers-python peers/bin/python --folder kept --out benchmarks/results/de.md
+
+*Donors*: 1,000 genes in eight donors, about 100 cells each (log-normal, spread 0.4), 2,000 molecules a cell
+(spread 0.4), negative binomial within a donor (inverse dispersion 2). A donor multiplies each gene by a
+log-normal factor, whose spread is 0.3 in the median gene and differs between genes (spread 0.5 of its
+logarithm). Four donors against four (or every donor in both conditions, with a factor of its own in each);
+either nothing differs, or a tenth of the genes by a factor of three, up or down.
+
+*Components*: one homogeneous population of 1,000 cells and 800 genes, cut into four components by scDGD;
+each component with 50 cells or more is tested against the rest.
+
+*Kang*: stimulated against control cells of two donors, in pairs, in all cells and by type.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import data
+import numpy as np
+import pandas as pd
+import results
+import scipy.sparse as sp
+import torch
+from scipy import stats
+from scvi_fit import pack
+
+import chreode as ch
+from chreode.held_out import halves
+from chreode.interpret.glm import deviances, fit, moderate, size_factors
+from chreode.io.simulate import World
+
+GENES, DONORS, CELLS, CHANGED, FOLD = 1000, 8, 100, 0.1, 3
+INTERFERON = ("ISG15", "IFI6", "IFIT1", "IFIT3", "MX1")
+Q = 0.05
+
+
+def donors(seed: int, *, changed: float, paired: bool) -> tuple[Any, np.ndarray]:
+    """Cells of eight donors, and which genes differ."""
+    import anndata as ad
+
+    rng = np.random.default_rng([seed, int(1e3 * changed), paired])
+    n = np.maximum(rng.lognormal(np.log(CELLS), 0.4, DONORS), 20).astype(int)
+    donor = np.repeat(np.arange(DONORS), n)
+    condition = rng.random(len(donor)) < 0.5 if paired else donor % 2 == 0
+    base = rng.lognormal(0, 1.5, GENES)
+    spread = 0.3 * rng.lognormal(0, 0.5, GENES)
+    # In pairs a donor's own level is shared, and each of its halves has a factor too.
+    unit = 2 * donor + condition if paired else donor
+    factor = np.exp(spread * rng.standard_normal((unit.max() + 1, GENES)))[unit]
+    if paired:
+        factor *= np.exp(0.5 * rng.standard_normal((DONORS, GENES)))[donor]
+    true = np.zeros(GENES, bool)
+    true[rng.permutation(GENES)[: int(changed * GENES)]] = True
+    effect = np.where(true, rng.choice([-1, 1], GENES) * np.log(FOLD), 0.0)
+    rate = base * factor * np.exp(np.outer(condition, effect))
+    size = rng.lognormal(np.log(2000), 0.4, len(donor))
+    mean = rate / rate.sum(1, keepdims=True) * size[:, None]
+    counts = rng.poisson(mean * rng.gamma(2.0, 0.5, mean.shape))
+    obs = pd.DataFrame(
+        {"donor": donor.astype(str), "condition": np.where(condition, "A", "B")},
+        index=[f"cell{i}" for i in range(len(donor))],
+    )
+    var = pd.DataFrame(index=[f"gene{j}" for j in range(GENES)])
+    return ad.AnnData(sp.csr_matrix(counts.astype(np.float32)), obs=obs, var=var), true
+
+
+def wilcoxon(adata: Any) -> np.ndarray:
+    """Two-sided rank-sum test of log-normalised cells."""
+    values = results.log_normalise(adata.X).toarray()
+    first = (adata.obs["condition"] == "A").to_numpy()
+    return stats.mannwhitneyu(values[first], values[~first], method="asymptotic").pvalue
+
+
+def sums(adata: Any, *, paired: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sums by donor and condition, sizes, design."""
+    bulk = ch.pseudobulk(ch.read(adata), by=["donor", "condition"], source=adata)
+    counts = bulk.X.toarray().T
+    group = (bulk.obs["condition"] == "A").to_numpy(float)
+    blocks = pd.get_dummies(bulk.obs["donor"]).to_numpy(float)[:, 1:] if paired else np.zeros((len(bulk), 0))
+    return counts, size_factors(counts), np.column_stack([np.ones(len(bulk)), group, blocks])
+
+
+def linear(adata: Any, *, paired: bool, lend: bool) -> np.ndarray:
+    """t-test of log counts per million of sums; with variances drawn to their trend, as limma-trend."""
+    counts, size, design = sums(adata, paired=paired)
+    values = np.log2((counts + 0.5) / (size + 1) * 1e6)
+    inverse = np.linalg.inv(design.T @ design)
+    beta = values @ design @ inverse
+    freedom = len(design) - design.shape[1]
+    variance = ((values - beta @ design.T) ** 2).sum(1) / freedom
+    prior = 0.0
+    if lend:
+        variance, prior = moderate(variance, np.full(GENES, float(freedom)), level=values.mean(1))
+    statistic = np.abs(beta[:, 1]) / np.sqrt(variance * inverse[1, 1])
+    return 2 * stats.t.sf(statistic, freedom + prior)
+
+
+def likelihood_ratio(adata: Any, *, paired: bool) -> np.ndarray:
+    """Negative binomial with each gene's own dispersion by maximum profile likelihood, to chi-squared."""
+    counts, size, design = sums(adata, paired=paired)
+    grid = np.exp(np.linspace(np.log(1e-3), np.log(5), 40))
+    best, lost = np.full(GENES, np.inf), np.zeros(GENES)
+    for alpha in grid:
+        full, null = (fit(counts, size, d, alpha=alpha) for d in (design, np.delete(design, 1, axis=1)))
+        own = deviances(counts, full.mean, alpha).sum(1)
+        # What the deviance leaves out of the likelihood: its value where means equal counts.
+        saturated = stats.nbinom.logpmf(counts, 1 / alpha, 1 / (1 + alpha * np.maximum(counts, 1e-9))).sum(1)
+        outer = (design[:, :, None] * design[:, None]).reshape(len(design), -1)
+        information = (full.weight @ outer).reshape(GENES, design.shape[1], -1)
+        adjust = 0.5 * np.linalg.slogdet(information + 1e-9 * np.eye(design.shape[1]))[1]  # Cox and Reid
+        value = own / 2 - saturated + adjust
+        better = value < best
+        best[better] = value[better]
+        lost[better] = (deviances(counts, null.mean, alpha).sum(1) - own)[better]
+    return stats.chi2.sf(np.maximum(lost, 0), 1)
+
+
+def tests(adata: Any, *, paired: bool) -> dict[str, np.ndarray]:
+    """p-values of every method."""
+    cells = ch.read(adata)
+    order = adata.var_names
+    sampled = ch.de(cells, group="condition=A", sample="donor", source=adata, min_counts=1).loc[order]
+    alone = ch.de(cells, group="condition=A", source=adata, min_counts=1).loc[order]
+    return {
+        "chreode, sample=donor": sampled["p_value"].fillna(1).to_numpy(),
+        "t-test on sums": linear(adata, paired=paired, lend=False),
+        "moderated t-test on sums": linear(adata, paired=paired, lend=True),
+        "NB likelihood ratio on sums": likelihood_ratio(adata, paired=paired),
+        "chreode, cells": alone["p_value"].fillna(1).to_numpy(),
+        "Wilcoxon on cells": wilcoxon(adata),
+    }
+
+
+def row(name: str, seed: int, design: str, called: np.ndarray, low: np.ndarray | None, true: np.ndarray):
+    """One method in one data set."""
+    out = {"design": design, "method": name, "seed": seed}
+    out["type I"] = np.nan if low is None else low[~true].mean()
+    if true.any():
+        out["false"] = called[~true].sum() / max(called.sum(), 1)
+        out["power"] = called[true].mean()
+    else:
+        out["null called"] = called.mean()
+    return out
+
+
+def compare(seeds: int, folder: Path, python: str | None) -> pd.DataFrame:
+    """Every design, method and seed."""
+    rows, jobs = [], {}
+    for seed in range(seeds):
+        for paired in (False, True):
+            for changed in (0.0, CHANGED):
+                design = "paired" if paired else "4 against 4"
+                adata, true = donors(seed, changed=changed, paired=paired)
+                for name, p in tests(adata, paired=paired).items():
+                    called = stats.false_discovery_control(p) <= Q
+                    rows.append(row(name, seed, design, called, p < 0.05, true))
+                if not paired:
+                    path = folder / f"{seed}_{changed}.npz"
+                    first = (adata.obs["condition"] == "A").to_numpy()
+                    np.savez(path, **pack("counts", sp.csr_matrix(adata.X)), first=first, seed=seed)
+                    jobs[path] = (seed, design, true)
+                print(seed, design, changed, flush=True)
+    if python:
+        todo = [str(path) for path in jobs if not path.with_suffix(".out.npz").exists()]
+        if todo:
+            script = str(Path(__file__).resolve().parent / "de_peer.py")
+            subprocess.run([python, script, *todo], check=True, stderr=subprocess.DEVNULL)
+        for path, (seed, design, true) in jobs.items():
+            out = np.load(path.with_suffix(".out.npz"))
+            rows.append(row("scVI change, its FDR 0.05", seed, design, out["called"], None, true))
+            high = out["probability"] >= 0.95
+            rows.append(row("scVI change, probability 0.95", seed, design, high, None, true))
+    return pd.DataFrame(rows)
+
+
+def components(seeds: int) -> pd.DataFrame:
+    """Share of genes below 0.05 when a homogeneous population is cut into components."""
+    rows = []
+    for theta in (1e4, 2.0):
+        world = World(strength=0.0, theta=theta, theta_spread=0.0)
+        for seed in range(seeds):
+            adata = ch.simulate(1000, 800, components=1, world=world, seed=seed)
+            cells = ch.read(adata)
+            recipe = ch.recipes.scdgd(components=4, dim=10)
+            model = ch.fit(cells, recipe, seed=seed, progress=False)
+            seen, kept = halves(cells, torch.Generator().manual_seed(seed))
+            refit = ch.fit(seen, recipe, seed=seed, progress=False)
+            own, other = model.embedded.components(), refit.embedded.components()
+            found = {
+                "the same molecules": [
+                    ch.de(cells, group=own == k) for k in np.flatnonzero(np.bincount(own) >= 50)
+                ],
+                "halves, the fitted model": split(model, cells, seed),
+                "halves, a model fitted to the first": [
+                    ch.de(kept, group=other == k) for k in np.flatnonzero(np.bincount(other) >= 50)
+                ],
+            }
+            for name, tables in found.items():
+                p = np.concatenate([table["p_value"].dropna() for table in tables])
+                q = [(table["q_value"] <= Q).sum() for table in tables]
+                rows.append(
+                    {
+                        "counts": "Poisson" if theta > 100 else f"negative binomial, {theta:g}",
+                        "tested on": name,
+                        "seed": seed,
+                        "groups": len(tables),
+                        "below": (p < 0.05).mean(),
+                        "called": np.mean(q),
+                    }
+                )
+            print(theta, seed, flush=True)
+    return pd.DataFrame(rows)
+
+
+def split(model: Any, cells: Any, seed: int) -> list[pd.DataFrame]:
+    """`chreode.de` on the model's components, those that have cells enough by the first half."""
+    tables = []
+    for k in range(model.components):
+        try:
+            table = ch.de(model, group=f"component={k}", seed=seed)
+        except ch.InputError:  # no cell is there by half of its molecules
+            continue
+        if table.attrs["cells"] >= 50 and table.attrs["cells_against"] >= 50:
+            tables.append(table)
+    return tables
+
+
+def kang() -> list[str]:
+    """Ranks of the interferon genes, in all cells and by type."""
+    import anndata as ad
+
+    adata = ad.read_h5ad(data.FOLDER / "kang_ifnb_muscat.h5ad")
+    cells = ch.read(adata, label="cell_type")
+    lines = [f"| cells | pairs | tested | q ≤ 0.05 | {' | '.join(INTERFERON)} | first ten |"]
+    lines.append("|" + "---|" * (5 + len(INTERFERON)))
+    for level in [None, *adata.obs["cell_type"].astype(str).value_counts().index]:
+        within = level and f"cell_type={level}"
+        try:
+            table = ch.de(cells, group="condition=stim", within=within, sample="batch", source=adata)
+        except ch.InputError as error:
+            lines.append(f"| {level} | {error} |" + " |" * (3 + len(INTERFERON)))
+            continue
+        shown = [str(table.index.get_loc(name) + 1) for name in INTERFERON]
+        tested = int(table["p_value"].notna().sum())
+        lines.append(
+            f"| {level or 'all'} | {table['replicates'].iloc[0]} | {tested} | {(table['q_value'] <= Q).sum()} "
+            f"| {' | '.join(shown)} | {', '.join(name.split('_')[0] for name in table.index[:10])} |"
+        )
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--peers-python")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args()
+    logging.disable(logging.WARNING)
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    by_kang = kang()
+    print("\n".join(by_kang))
+    runs = compare(asked.seeds, asked.folder, asked.peers_python)
+    columns = {
+        "type I": "null genes with p < 0.05",
+        "null called": "called where nothing differs",
+        "false": "false among the called",
+        "power": "power",
+    }
+    donors_table = results.table(runs, by=["design", "method"], columns=columns)
+    print(donors_table)
+    cut = components(asked.seeds)
+    names = {"groups": "groups", "below": "genes with p < 0.05", "called": "genes called a group"}
+    cut_table = results.table(cut, by=["counts", "tested on"], columns=names)
+    print(cut_table)
+    if asked.out:
+        results.write(
+            asked.out,
+            title="Differential expression",
+            command="python benchmarks/de.py --peers-python peers/bin/python --folder kept --out benchmarks/results/de.md",
+            parts={
+                "Donors": donors_table,
+                "Components of a homogeneous population": cut_table,
+                "Kang: stimulated against control": "\n".join(by_kang),
+            },
+            python=asked.peers_python,
+        )
+
+
+if __name__ == "__main__":
+    main()
