@@ -41,9 +41,9 @@ def job(
     return path
 
 
-def run_peer(python: str, jobs: Sequence[Path]) -> list[Path]:
+def run_peer(python: str, jobs: Sequence[Path], *, script: str = "scvi_fit.py") -> list[Path]:
     """Run the jobs that have no result yet, in the peers' environment; where the results are."""
-    script = str(Path(__file__).resolve().parent / "scvi_fit.py")
+    script = str(Path(__file__).resolve().parent / script)
     found = [path.with_suffix(".out.npz") for path in jobs]
     todo = [str(path) for path, out in zip(jobs, found, strict=True) if not out.exists()]
     if todo:

@@ -19,12 +19,13 @@ from chreode.settle import frozen
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import anndata as ad
     import pandas as pd
 
     from chreode.cells import Cells
     from chreode.layout import Covariate
 
-__all__ = ["calibration_error", "predict_labels"]
+__all__ = ["calibration_error", "predict_labels", "write_labels"]
 
 _FIXED = ("label", "probability", "outlier")  # columns beside the levels
 _A_LEVEL = 1000  # cells of a level that the regression sees, at most
@@ -36,14 +37,61 @@ _NEVER = -30.0  # log probability of a level that no labelled cell has
 
 
 def predict_labels(model: Any, source: Any = None, *, seed: int = 0, progress: bool = False) -> pd.DataFrame:
-    """Predict the labels of cells; `chreode.FittedModel.predict_labels` says how.
+    r"""The label of each cell with calibrated probabilities, and how unusual the cell is.
+
+    .. math:: p(y \mid z_i) = \mathrm{softmax}\big(l(z_i) / T\big)_y
+
+    with :math:`l` the log probabilities of the recipe's own classifier where its prior has one (``scanvi``;
+    the components of a supervised mixture), else of a multinomial logistic regression on the codes of the
+    cells that have labels, its strength by cross-validation in five folds. The temperature :math:`T` makes
+    the labels of cells that did not teach the classifier most probable: those that were held out of the
+    fit, or by cross-validation all that have a label where fewer than 50 of these do. A priori
+    :math:`\log T \sim N(0, 0.5^2)`, so that few cells change little.
+
+    Calibration holds for cells that come in the proportions of the labelled ones: five of each label, say,
+    tell nothing of how frequent each is.
 
     Parameters
     ----------
     model
-        A `chreode.FittedModel`.
-    source, seed, progress
-        As there.
+        A `chreode.FittedModel` of cells that were read with ``label=``; some may lack it.
+    source
+        Anything `chreode.read` takes, or what ``model.project`` returned. Labels in it are not looked at.
+        None for the fitted cells themselves: those that have a label are predicted without it, by a
+        regression that they did not teach; a recipe's own classifier was taught by them, and is more right
+        than it would be of others.
+    seed
+        Of folds and draws.
+    progress
+        Whether to show bars.
+
+    Returns
+    -------
+    One row a cell, by name: ``label``, the most probable level; ``probability``, its own; ``outlier``, the
+    share of held-out cells that are less unusual (`chreode.evaluate.outliers.outliers`); and the
+    probability of each level under its name. ``attrs``: ``classifier`` (``prior`` or ``logistic
+    regression``), ``temperature``, and of the cells that calibrated it, their number ``calibrated_on``,
+    ``accuracy`` and ``calibration_error``.
+
+    Raises
+    ------
+    InputError
+        When the model was told fewer than two levels or saved without its cells, or when counts are needed
+        and a loaded model has none.
+
+    References
+    ----------
+    Guo, Pleiss, Sun and Weinberger (2017), On calibration of modern neural networks,
+    doi:10.48550/arXiv.1706.04599.
+
+    Examples
+    --------
+    >>> import chreode as ch
+    >>> adata = ch.simulate(200, 50, components=2, seed=0)
+    >>> cells = ch.read(adata, label="component")
+    >>> model = ch.fit(cells, ch.recipes.scdgd(dim=2, components=2), epochs=5, progress=False)
+    >>> list(predict_labels(model).columns)
+    ['label', 'probability', 'outlier', '0', '1']
     """
     import pandas as pd
 
@@ -67,8 +115,26 @@ def predict_labels(model: Any, source: Any = None, *, seed: int = 0, progress: b
     )
     levels = pd.DataFrame(probabilities, index=table.index, columns=pd.Index(label.levels))
     table = pd.concat([table, levels], axis=1)
-    table.attrs = found.report()
+    table.attrs.update(found.report())
     return table
+
+
+def write_labels(table: pd.DataFrame, adata: ad.AnnData, *, recipe: str) -> None:
+    """Write what was predicted into ``obs``, as ``<recipe>_label``, ``_label_probability`` and ``_outlier``.
+
+    Parameters
+    ----------
+    table
+        From `predict_labels`.
+    adata
+        Of the same cells, in any order.
+    recipe
+        What the columns' names begin with.
+    """
+    some = table.loc[adata.obs_names.astype(str)]
+    adata.obs[f"{recipe}_label"] = some["label"].array
+    adata.obs[f"{recipe}_label_probability"] = some["probability"].array
+    adata.obs[f"{recipe}_outlier"] = some["outlier"].array
 
 
 def calibration_error(

@@ -107,8 +107,9 @@ def hidden_codes(
     """
     label = cells.layout.in_role("label")
     columns = {latent.column for latent in model.module.latents.values()}
-    placed = label is not None and bool(columns & {label.column, "label"})
-    if not placed or not (cells.covariates[label.column] >= 0).any():
+    if label is None or not columns & {label.column, "label"}:
+        return dict(codes)
+    if not (cells.covariates[label.column] >= 0).any():
         return dict(codes)
     _refuse_without_counts(cells)
     return posthoc.project(model.module, cells, encoders=model.encoders, show=show)
@@ -222,8 +223,8 @@ def outliers(
     distance = _Distance(model.embedded, code)
     known = [distance(reference.codes[code], reference.rows), reference.surprise.numpy()]
     new = [distance(codes[code], rows), surprise(model.module, cells, codes, seed=seed, show=show).numpy()]
-    of_known = sum(-np.log(_among(one, one)) for one in known)
-    of_new = sum(-np.log(_p_value(one, of)) for one, of in zip(new, known, strict=True))
+    of_known = -np.log([_among(one, one) for one in known]).sum(0)
+    of_new = -np.log([_p_value(one, of) for one, of in zip(new, known, strict=True)]).sum(0)
     return 1.0 - _p_value(of_new, of_known)
 
 
