@@ -129,18 +129,22 @@ def project(
         list[str] | None,
         typer.Option(metavar="NAME", help="Modality to complete: write what is expected; repeatable."),
     ] = None,
+    labels: Annotated[
+        bool, typer.Option("--labels/--no-labels", help="Predict labels, if the model knows some.")
+    ] = True,
     counts: Counts = None,
     batch: Batch = None,
     label: Label = None,
     modality: Modality = None,
     overwrite: Overwrite = False,
 ) -> Work:
-    """Embed new cells; write a copy of their file with codes and components."""
+    """Embed new cells; write a copy of their file with codes, components and labels."""
     from chreode import commands
 
     reading = {"counts": by_modality(counts), "batch": batch, "label": label}
     reading["modalities"] = tuple(modality or ())
-    how = {"refine": refine, "add_levels": add_levels, "overwrite": overwrite, "expected": expected or ()}
+    how = {"refine": refine, "add_levels": add_levels, "overwrite": overwrite, "labels": labels}
+    how["expected"] = expected or ()
     return partial(commands.project, run, new, out, **how, reading=reading)
 
 

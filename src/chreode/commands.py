@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from rich.text import Text
 
 import chreode.recipes  # noqa: F401  (registers chreode's own)
 from chreode.errors import InputError
+from chreode.evaluate.labels import write_labels
 from chreode.fitted import load
 from chreode.folder import fitted_cells, fresh_file, model_folder, new_folder
 from chreode.interpret.markers import markers
@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import numpy as np
+    import pandas as pd
+    from anndata import AnnData
+
+    from chreode.embedded import Embedded
+    from chreode.fitted import FittedModel
 
 __all__ = ["export", "project", "recipes", "report", "sample"]
 
@@ -42,10 +47,11 @@ def project(
     refine: int | None,
     add_levels: bool,
     expected: Sequence[str],
+    labels: bool,
     overwrite: bool,
     reading: Mapping[str, Any],
 ) -> None:
-    """Embed new cells with a run's model; write a copy of their file with codes and components.
+    """Embed new cells with a run's model; write a copy of their file with codes, components and labels.
 
     Parameters
     ----------
@@ -59,6 +65,8 @@ def project(
         Whether levels that were not trained with get a component of their own.
     expected
         Modalities of which what is expected is written too.
+    labels
+        Whether labels are predicted, by a model that knows some.
     overwrite
         Whether ``out`` may be there already.
     reading
@@ -80,8 +88,32 @@ def project(
                 if new_ones := covariate.levels[len(before[column].levels) :]:
                     print(f"A component was added for {listing(new_ones)} of {column!r}.")
         embedded = model.project(cells, refine=refine, progress=sys.stderr.isatty())
-        annotated_copy(new, beside, write=partial(embedded.write, expected=expected))
+        table = _predicted(model, embedded) if labels else None
+
+        def write(adata: AnnData) -> None:
+            embedded.write(adata, expected=expected)
+            if table is not None:
+                write_labels(table, adata, recipe=embedded.recipe)
+
+        annotated_copy(new, beside, write=write)
     print(f"Written to {out}.")
+
+
+def _predicted(model: FittedModel, embedded: Embedded) -> pd.DataFrame | None:
+    """Labels of new cells, where the model was told any."""
+    if model.layout.in_role("label") is None:
+        return None
+    try:
+        table = model.predict_labels(embedded, progress=sys.stderr.isatty())
+    except InputError as error:
+        print(f"Labels were not predicted. {error}")
+        return None
+    strange = many(int((table["outlier"] > 0.95).sum()), "cell")
+    print(
+        f"Labels were predicted; {strange} of {len(table)} lie further out than 95 % of the cells that were "
+        "held out of the fit."
+    )
+    return table
 
 
 def sample(folder: Path, out: Path, *, n: int, component: int | None, seed: int, overwrite: bool) -> None:
