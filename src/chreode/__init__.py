@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from chreode.compare import compare
     from chreode.embedded import Embedded
     from chreode.errors import InputError
+    from chreode.evaluate.doublets import doublets
     from chreode.fitted import FittedModel, distil, fit, load
-    from chreode.interpret import de, markers, pseudobulk
+    from chreode.interpret import abundance, de, markers, pseudobulk
+    from chreode.interpret.loadings import loadings, variance_explained
     from chreode.interpret.proteins import foreground
     from chreode.io import datasets
     from chreode.io.read import read
@@ -33,18 +35,21 @@ __all__ = [
     "Embedded",
     "FittedModel",
     "InputError",
+    "abundance",
     "add_levels",
     "cite",
     "compare",
     "datasets",
     "de",
     "distil",
+    "doublets",
     "evaluate",
     "fit",
     "foreground",
     "from_scvi",
     "linkage",
     "load",
+    "loadings",
     "markers",
     "pseudobulk",
     "read",
@@ -52,6 +57,7 @@ __all__ = [
     "recipes",
     "report",
     "simulate",
+    "variance_explained",
 ]
 
 # Where each name lives: "module:attribute", or a whole module.
@@ -59,18 +65,21 @@ _WHERE = {
     "Embedded": "chreode.embedded:Embedded",
     "FittedModel": "chreode.fitted:FittedModel",
     "InputError": "chreode.errors:InputError",
+    "abundance": "chreode.interpret.abundance:abundance",
     "add_levels": "chreode.levels:add_levels",
     "cite": "chreode.storage:cite",
     "compare": "chreode.compare:compare",
     "datasets": "chreode.io.datasets",
     "de": "chreode.interpret.differential:de",
     "distil": "chreode.fitted:distil",
+    "doublets": "chreode.evaluate.doublets:doublets",
     "evaluate": "chreode.evaluate",
     "fit": "chreode.fitted:fit",
     "foreground": "chreode.interpret.proteins:foreground",
     "from_scvi": "chreode.scvi_tools:from_scvi",
     "linkage": "chreode.perturb.linkage:linkage",
     "load": "chreode.fitted:load",
+    "loadings": "chreode.interpret.loadings:loadings",
     "markers": "chreode.interpret.markers:markers",
     "pseudobulk": "chreode.interpret.pseudobulk:pseudobulk",
     "read": "chreode.io.read:read",
@@ -78,6 +87,7 @@ _WHERE = {
     "recipes": "chreode.recipes",
     "report": "chreode.report",
     "simulate": "chreode.io.simulate:simulate",
+    "variance_explained": "chreode.interpret.loadings:variance_explained",
 }
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from chreode.interpret.abundance import abundance, abundance_figure
 from chreode.interpret.differential import de, volcano_figure
 from chreode.interpret.loadings import loadings, variance_explained
 from chreode.interpret.markers import markers
 from chreode.interpret.pseudobulk import pseudobulk
 
 __all__ = [
+    "abundance",
+    "abundance_figure",
     "de",
     "loadings",
     "markers",
