@@ -218,6 +218,13 @@ def test_the_eigensolver_for_many_cells_finds_the_same(
     assert (np.sort(many, 1) == np.sort(dense, 1)).mean() > 0.999
 
 
+def test_parts_that_hardly_hang_together_are_far_by_diffusion(rng: np.random.Generator) -> None:
+    graph = sp.block_diag([rng.uniform(0.5, 1, (12, 12))] * 2).tolil()
+    graph[0, 12] = graph[12, 0] = 1e-18
+    near = graphs.diffused(sp.csr_matrix(graph + graph.T), 12)
+    assert (np.sort(near, 1) == np.repeat([np.arange(12), np.arange(12, 24)], 12, axis=0)).all()
+
+
 def test_pieces_follow_the_direction_of_links() -> None:
     """0 -> 1 -> 2 -> 1: without direction one piece, with it {0} and {1, 2}."""
     near, levels = np.array([[1], [2], [1]]), np.zeros(3, dtype=int)
@@ -419,6 +426,7 @@ PAIR = evaluate.neighbourhoods(CODES, 4)
         (lambda: evaluate.clisi((PAIR[0], PAIR[1][:, :2]), ["a", "b"] * 10), "one shape"),
         (lambda: evaluate.clisi((PAIR[0] + 1, PAIR[1]), ["a", "b"] * 10), "from 0 to 19; found int64 from 1"),
         (lambda: evaluate.clisi((PAIR[0] * 1.0, PAIR[1]), ["a", "b"] * 10), "integers"),
+        (lambda: evaluate.clisi((PAIR[0][:, :1].repeat(4, 1), PAIR[1]), ["a", "b"] * 10), "cells alone"),
         (lambda: evaluate.clisi((PAIR[0], -PAIR[1]), ["a", "b"] * 10), "finite distances"),
         (lambda: evaluate.kbet(PAIR[0], ["a", "b"] * 10, alpha=1.0), "alpha=1.0"),
         (lambda: evaluate.kbet(PAIR[0], ["a", None] * 10), "a batch for every cell"),

@@ -17,6 +17,7 @@ __all__ = ["connected_share", "diffused", "fuzzy_graph", "root"]
 
 DENSE = 400  # cells up to which all eigenvectors are found at once
 LEAST_WIDTH = 1e-3  # of the mean distance, as UMAP
+ROUNDING = 1e-12  # of eigenvalues: parts that hardly hang together have one that rounds to 1
 
 
 def root(falling: Callable[[np.ndarray], np.ndarray], low: np.ndarray, high: np.ndarray) -> np.ndarray:
@@ -167,5 +168,5 @@ def diffused(graph: sp.csr_matrix, k: int, *, dims: int = 100, seed: int = 0) ->
     order = np.argsort(-np.abs(values))[: min(dims, n - 1)]
     values, vectors = values[order], vectors[:, order]
     values[np.argmax(values)] = 0.5  # the trivial one, whose weight is to be 1
-    scale = values / (1.0 - values)
+    scale = values / np.maximum(1.0 - values, ROUNDING)
     return neighbourhoods(vectors * scale, k)[0]

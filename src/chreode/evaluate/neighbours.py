@@ -217,6 +217,9 @@ def given_neighbours(neighbours: Any) -> tuple[np.ndarray, np.ndarray]:
             f"{near.min()} to {near.max()}. Search neighbours among the cells that are scored."
         )
         raise InputError(msg)
+    if not (near != np.arange(len(near))[:, None]).any(axis=1).all():
+        msg = "Expected another cell among each cell's neighbours; found cells alone. Leave these out."
+        raise InputError(msg)
     if not np.isfinite(distances).all() or distances.min() < 0:
         msg = (
             "Expected finite distances of 0 or more; found others. Leave out cells that have too few "

@@ -141,6 +141,8 @@ def integration_scores(
     points = checked(codes)
     n = len(points)
     label, batch = (_levels(given, n) for given in (labels, batches))
+    if label is None and batch is None:
+        return {}
     chosen = _chosen(n, (label, batch), given=neighbours is not None, seed=seed)
     earlier = None if before is None else _same_cells(before, n)[chosen]
     label, batch = (None if level is None else level[chosen] for level in (label, batch))
