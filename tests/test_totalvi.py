@@ -94,6 +94,23 @@ def test_backgrounds_are_drawn_in_training_alone_and_diverge_as_of_torch():
     torch.testing.assert_close(observed.divergence(shift), (reference * mask).sum(1))
 
 
+def test_half_of_the_counts_are_distributed_as_theory_says():
+    raw = torch.tensor([[2.0, 1.0, 0.3, 0.0]]).expand(100_000, 4)
+    with torch.no_grad():
+        observed = ProteinMixture(1).eval()(raw, torch.ones(len(raw)), None)
+        draw = torch.Generator().manual_seed(0)
+        half = torch.binomial(observed.sample(draw), torch.full((len(raw), 1), 0.5), generator=draw)
+        value = observed.thinned(0.5).log_prob(torch.arange(float(len(raw)))[:, None]).exp()
+    share = torch.bincount(half[:, 0].long(), minlength=20)[:20] / len(raw)
+    np.testing.assert_allclose(share, value[:20], atol=5 * (0.1 / len(raw)) ** 0.5)
+
+
+def test_held_out_counts_are_covered_as_they_should_be(model):
+    score = model.score(citeseq(200, seed=0), modality="prot")
+    assert abs(score["coverage_90"] - 0.9) < 0.05
+    assert score["gain"] > 0.02
+
+
 def test_mixtures_start_where_the_counts_say():
     rng = np.random.default_rng(0)
     low, high, share = np.array([1.0, 2.0]), np.array([4.0, 3.5]), np.array([0.7, 0.3])
@@ -125,7 +142,7 @@ def test_denoised_counts_lack_the_background(model, paired):
     whole = model.embedded.expected("prot", features=["CD1", "CD0"])
     assert (denoised.to_numpy() <= whole).all()
     back = ~truth[:, [1, 0]]
-    assert denoised.to_numpy()[back].mean() < 0.5 * whole[back].mean()
+    assert denoised.to_numpy()[back].mean() < 0.6 * whole[back].mean()
     assert denoised.to_numpy()[~back].mean() > 0.75 * whole[~back].mean()
     np.testing.assert_allclose(whole.mean(0), paired["prot"].X[:, [1, 0]].mean(0), rtol=0.25)
     level = model.module.decoder.readout.heads["prot"].background_mean.detach().numpy()
@@ -147,14 +164,14 @@ def test_proteins_of_a_plate_shift_with_it(model, paired):
 
 def test_a_mosaic_trains_mixes_and_is_completed(paired):
     cut = mosaic(paired, fraction=0.5, modality="prot", seed=1)
-    cells = ch.read(cut, label="type")
+    cells = ch.read(cut, batch="plate", label="type")
     fitted = ch.fit(cells, ch.recipes.totalvi(dim=6, hidden=(32,)), epochs=60, seed=0, progress=False)
     assert np.isfinite(fitted.history["loss"]).all()
     lacks = ~cells.present["prot"].numpy()
     z, types = fitted.embedded.embedding, fitted.embedded.level_names("label").astype(str)
     assert told(z, types) > 0.95
     # Cells with and without proteins lie among each other.
-    assert told(z, lacks) < 0.7
+    assert told(z, lacks) < 0.75
     at = paired.obs_names.get_indexer(cells.names[lacks])
     expected = np.log1p(fitted.embedded.expected("prot")[lacks])
     truth = np.log1p(paired["prot"].X[at])

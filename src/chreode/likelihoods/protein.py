@@ -98,9 +98,9 @@ class ProteinMixture(nn.Module):
         median, rise, mixing, spread = raw.chunk(4, dim=1)
         scale = F.softplus(spread) + _LEAST
         log_background = median + scale * torch.randn_like(scale) if self.training else median
-        observed = ProteinCounts(log_background, rise, mixing, theta=self.theta, mask=mask)
-        observed.background = (median, scale, self.background_mean, self.background_log_scale)
-        return observed
+        background = median, scale, self.background_mean, self.background_log_scale
+        how = {"theta": self.theta, "mask": mask, "background": background}
+        return ProteinCounts(log_background, rise, mixing, **how)
 
     def centre(self, bias: Float[Tensor, " g"], total: Float[Tensor, " g"], n_cells: int) -> None:
         """Set the background's output biases, in place, to the means of ``n_cells`` cells with these totals.
@@ -139,12 +139,11 @@ class ProteinMixture(nn.Module):
 class ProteinCounts:
     """What `ProteinMixture` returns: the distribution of protein counts in some cells.
 
-    A mask leaves proteins out of `log_prob`; predictions are given for them too.
+    A mask leaves proteins out of `log_prob`; predictions are given for them too. ``background`` is median and
+    width of the posterior of its logarithm, mean and log width of the prior.
     """
 
-    __slots__ = ("_log_background", "_mask", "_mixing", "_rise", "_theta", "background")
-
-    background: tuple[Tensor, Tensor, Tensor, Tensor]
+    __slots__ = ("_background", "_log_background", "_mask", "_mixing", "_rise", "_theta")
 
     def __init__(
         self,
@@ -154,9 +153,10 @@ class ProteinCounts:
         *,
         theta: Float[Tensor, " g"],
         mask: Bool[Tensor, "n g"] | None,
+        background: tuple[Tensor, Tensor, Tensor, Tensor],
     ) -> None:
         self._log_background, self._rise, self._mixing = log_background, rise, mixing
-        self._theta, self._mask = theta, mask
+        self._theta, self._mask, self._background = theta, mask, background
 
     def log_prob(self, measured: Measured) -> Float[Tensor, " n"]:
         """Log probability of each cell's counts, in nats."""
@@ -176,8 +176,8 @@ class ProteinCounts:
 
     def thinned(self, share: float) -> ProteinCounts:
         """The distribution of a binomial share of the counts."""
-        low = self._log_background + math.log(share)
-        return ProteinCounts(low, self._rise, self._mixing, theta=self._theta, mask=self._mask)
+        how = {"theta": self._theta, "mask": self._mask, "background": self._background}
+        return ProteinCounts(self._log_background + math.log(share), self._rise, self._mixing, **how)
 
     def divergence(self, shift: Float[Tensor, "n g"] | None = None) -> Float[Tensor, " n"]:
         r"""How far the backgrounds of each cell's measured proteins are from their prior, in nats.
@@ -189,7 +189,7 @@ class ProteinCounts:
         shift
             :math:`o`, by which the priors of the cell's batch differ; None for one prior for all.
         """
-        median, scale, mean, log_scale = self.background
+        median, scale, mean, log_scale = self._background
         away = median - mean if shift is None else median - mean - shift
         ratio = (scale.square() + away.square()) * (-2 * log_scale).exp()
         value = log_scale - scale.log() + 0.5 * (ratio - 1)
