@@ -68,6 +68,7 @@ def small(tmp_path_factory) -> Path:
                 {
                     "donor": pd.Categorical([f"donor_{i}" for i in 1 + rng.integers(3, size=n)]),
                     "cell_type": pd.Categorical([f"type_{k}" for k in kind]),
+                    "treatment": pd.Categorical(np.where(np.arange(n) % 2, "drug", "none")),
                 },
                 index=[f"{name}_{i}" for i in range(n)],
             ),

@@ -105,8 +105,7 @@ def abundance(
     Phipson et al. (2022), propeller, doi:10.1093/bioinformatics/btac582; Büttner et al. (2021), scCODA,
     doi:10.1038/s41467-021-27150-6; Dann et al. (2022), Milo, doi:10.1038/s41587-021-01033-z. Deviations:
     logarithms with variances from counts in place of arcsine or logit, and of negative binomials with
-    quasi-likelihood, which called too much where donors vary by a factor of two and more; neighbourhoods
-    all have one size.
+    quasi-likelihood; neighbourhoods all have one size.
 
     Examples
     --------
