@@ -32,10 +32,10 @@ def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("compare") / "cells.h5ad"
     adata = small(240)
     rng = np.random.default_rng(0)
-    kinds = np.eye(3)[adata.obs["type"].cat.codes]
-    adata.obsm["X_known"] = 3 * kinds + rng.normal(scale=0.6, size=(240, 3))
-    adata.obsm["X_alike"] = 3 * kinds + rng.normal(scale=0.6, size=(240, 3))
-    adata.obsm["X_noise"] = rng.normal(size=(240, 3))
+    kinds = np.array([[0, 0], [5, 0], [0, 5]])[adata.obs["type"].cat.codes]
+    adata.obsm["X_known"] = kinds + rng.normal(scale=0.6, size=(240, 2))
+    adata.obsm["X_alike"] = kinds + rng.normal(scale=0.6, size=(240, 2))
+    adata.obsm["X_noise"] = rng.normal(size=(240, 2))
     adata.write_h5ad(path)
     return path
 
@@ -43,6 +43,12 @@ def file(tmp_path_factory):
 @pytest.fixture(scope="module")
 def cells(file):
     return ch.read(file, label="type", batch="donor")
+
+
+@pytest.fixture(scope="module")
+def plain(file):
+    """The same without label and batch, which spares most scores where none is asked for."""
+    return ch.read(file)
 
 
 def quick(**arguments):
@@ -171,7 +177,7 @@ def test_embeddings_are_scored_beside(found, purpose):
     alike = rows.index[[set(pair) == {"X_known", "X_alike"} for pair in rows.index]]
     assert rows.loc[alike, "within_noise"].all()
     assert not rows.loc[("X_known", "X_noise"), "within_noise"]
-    assert found.table.loc["X_known", "clustering"] > 0.9
+    assert found.table.loc["X_known", "clustering"] > 0.8
     assert np.isnan(found.table.loc["X_known", "gain"])
 
 
@@ -229,18 +235,18 @@ def test_the_same_fit_twice_is_perfectly_stable():
 # ---- what fails, and what is interrupted
 
 
-def test_one_that_fails_spoils_no_other(cells, failing):
-    found = ch.compare(cells, [failing.refusing(), quick()], seeds=1, purpose="reconstruction", **HOW)
-    assert found.table.loc["refusing", "failed"].startswith("Expected other cells; found 216")
+def test_one_that_fails_spoils_no_other(plain, failing):
+    found = ch.compare(plain, [failing.refusing(), quick()], seeds=1, purpose="reconstruction", **HOW)
+    assert found.table.loc["refusing", "failed"].startswith("Expected other cells; found 194")
     assert found.table.loc["refusing", "runs"] == 0
     assert found.table["failed"].iloc[1] == ""
     assert found.table["gain"].notna().tolist() == [False, True]
     assert "only autodecoder" in found.winner("reconstruction").sentence
 
 
-def test_a_killed_process_spoils_no_other(cells, failing, tmp_path):
+def test_a_killed_process_spoils_no_other(plain, failing, tmp_path):
     how = {**HOW, "isolate": True}
-    found = ch.compare(cells, [failing.dying(), quick()], seeds=1, out=tmp_path / "out", **how)
+    found = ch.compare(plain, [failing.dying(), quick()], seeds=1, out=tmp_path / "out", **how)
     table = found.table
     assert "ended from outside (signal 9)" in table.loc["dying", "failed"] or sys.platform == "win32"
     assert table.loc["dying", "failed"]
@@ -252,10 +258,10 @@ def test_a_killed_process_spoils_no_other(cells, failing, tmp_path):
     assert "http" not in page
 
 
-def test_a_killed_comparison_goes_on(file, cells, tmp_path):
+def test_a_killed_comparison_goes_on(file, plain, tmp_path):
     out = tmp_path / "out"
     code = (
-        "import sys, chreode as ch; cells = ch.read(sys.argv[1], label='type', batch='donor'); "
+        "import sys, chreode as ch; cells = ch.read(sys.argv[1]); "
         "ch.compare(cells, [ch.recipes.autodecoder(dim=2, hidden=(8,))], seeds=500, epochs=3, "
         "out=sys.argv[2], progress=False)"
     )
@@ -269,36 +275,36 @@ def test_a_killed_comparison_goes_on(file, cells, tmp_path):
     assert kept
     assert not (out / "report.html").exists()
     done = len(list(out.glob("runs/*/run.json")))
-    found = ch.compare(cells, [quick()], seeds=2, out=out, **HOW)
+    found = ch.compare(plain, [quick()], seeds=2, out=out, **HOW)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert done <= 3, "the worker went on without the comparison"
     assert found.table["runs"].tolist() == [2]
     assert (out / "report.html").is_file()
 
 
-def test_a_changed_call_is_refused_and_a_longer_one_goes_on(cells, tmp_path):
+def test_a_changed_call_is_refused_and_a_longer_one_goes_on(plain, tmp_path):
     out = tmp_path / "out"
-    first = ch.compare(cells, [quick()], seeds=1, out=out, purpose="reconstruction", **HOW)
+    first = ch.compare(plain, [quick()], seeds=1, out=out, purpose="reconstruction", **HOW)
     with pytest.raises(InputError, match="epochs was 3 and is 4"):
-        ch.compare(cells, [quick()], seeds=1, out=out, **{**HOW, "epochs": 4})
+        ch.compare(plain, [quick()], seeds=1, out=out, **{**HOW, "epochs": 4})
     with pytest.raises(InputError, match=r"data\.totals"):
-        ch.compare(cells[np.arange(200)], [quick()], seeds=1, out=out, **HOW)
-    longer = ch.compare(cells, [quick()], seeds=2, out=out, purpose="reconstruction", **HOW)
+        ch.compare(plain[np.arange(200)], [quick()], seeds=1, out=out, **HOW)
+    longer = ch.compare(plain, [quick()], seeds=2, out=out, purpose="reconstruction", **HOW)
     assert longer.runs["gain"][0] == first.runs["gain"][0]
     assert longer.table["runs"].tolist() == [2]
-    other = ch.compare(cells, [quick()], seeds=1, out=out, overwrite=True, **{**HOW, "epochs": 4})
+    other = ch.compare(plain, [quick()], seeds=1, out=out, overwrite=True, **{**HOW, "epochs": 4})
     assert other.runs["gain"][0] != first.runs["gain"][0]
 
 
-def test_what_failed_is_tried_again(cells, failing, tmp_path):
+def test_what_failed_is_tried_again(plain, failing, tmp_path):
     recipes, how = [failing.refusing()], {"seeds": 1, "out": tmp_path / "out", **HOW}
-    ch.compare(cells, recipes, **how)
+    ch.compare(plain, recipes, **how)
     broken = tmp_path / "out" / "runs"
     reasons = [json.loads(p.read_text())["error"] for p in broken.glob("*/run.json")]
     assert reasons
     assert all("Expected other cells" in reason for reason in reasons)
     marks = {p: p.stat().st_mtime_ns for p in broken.glob("*/run.json")}
-    ch.compare(cells, recipes, **how)
+    ch.compare(plain, recipes, **how)
     assert all(p.stat().st_mtime_ns > mark for p, mark in marks.items())
 
 
@@ -316,11 +322,11 @@ def test_what_failed_is_tried_again(cells, failing, tmp_path):
         ({"epochs": 0}, "epochs"),
     ],
 )
-def test_bad_input_is_refused_before_anything_is_fitted(cells, change, found, monkeypatch):
+def test_bad_input_is_refused_before_anything_is_fitted(plain, change, found, monkeypatch):
     monkeypatch.setattr("chreode.trials.carry_out", lambda *_, **__: pytest.fail("something was fitted"))
     arguments = {"recipes": [quick()], **HOW, **change}
     with pytest.raises(InputError, match=found):
-        ch.compare(cells, arguments.pop("recipes"), **arguments)
+        ch.compare(plain, arguments.pop("recipes"), **arguments)
 
 
 def test_integration_needs_a_batch(file):
@@ -328,9 +334,9 @@ def test_integration_needs_a_batch(file):
         ch.compare(ch.read(file, label="type"), [quick()], purpose="integration", **HOW)
 
 
-def test_too_few_cells_are_refused(cells):
+def test_too_few_cells_are_refused(plain):
     with pytest.raises(InputError, match="at least 100 cells"):
-        ch.compare(cells[np.arange(60)], [quick()], **HOW)
+        ch.compare(plain[np.arange(60)], [quick()], **HOW)
 
 
 def test_cells_survive_the_way_to_another_process(cells, tmp_path):

@@ -89,7 +89,8 @@ def compare(
         raise Stopped(msg) from None
     Console().print(_table(found))
     print(*(verdict.sentence for verdict in found.verdicts), sep="\n")
-    for name, reason in found.table["failed"].items():
+    failed: Any = found.table["failed"]
+    for name, reason in failed.items():
         if reason:
             print(f"Failed: {name}: {reason}")
     print(f"Written to {out}; look at {out / 'report.html'}")
@@ -137,7 +138,8 @@ def _table(found: Comparison) -> Table:
     table.add_column("recipe", overflow="fold")
     for name in columns:
         table.add_column(SHOWN[name], justify="right")
-    for name, row in found.table.iterrows():
+    rows: Any = found.table.iterrows()
+    for name, row in rows:
         written = [_written(row[score], row.get(f"{score}_sd"), score) for score in columns]
         table.add_row(Text(str(name)), *written)
     return table

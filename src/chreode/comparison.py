@@ -138,7 +138,8 @@ class Comparison:
         """One row a recipe: the mean of every score over the seeds, and ``_sd``, its standard deviation."""
         import pandas as pd
 
-        rows, whole = {}, self.runs[self.runs["cells"] == "all"]
+        rows: dict[str, Any] = {}
+        whole: Any = self.runs[self.runs["cells"] == "all"]
         scores = [c for c in whole.columns[4:] if whole[c].notna().any()]
         for name in self.names:
             mine = whole[whole["recipe"] == name]
@@ -150,7 +151,7 @@ class Comparison:
             every = self.runs.loc[self.runs["recipe"] == name, "failed"]
             row["failed"] = "; ".join(dict.fromkeys(reason for reason in every if reason))
             rows[name] = row
-        frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("recipe")
+        frame: Any = pd.DataFrame.from_dict(rows, orient="index").rename_axis("recipe")
         return frame[[c for c in frame.columns if c != "failed"] + ["failed"]]
 
     def stability(self, name: str) -> dict[str, float]:
@@ -275,7 +276,7 @@ class Comparison:
             return Verdict(
                 purpose, score, "", (), tuple(taught), f"For {purpose} nothing can be judged.{aside}"
             )
-        rows = self.differences(purpose)
+        rows: Any = self.differences(purpose)
         rows = rows[(rows["recipe"] == ranked[0]) & rows["against"].isin(ranked)]
         ahead = set(rows.loc[rows["low"] > 0, "against"])
         tied = tuple(name for name in ranked[1:] if name not in ahead)
@@ -301,7 +302,7 @@ def _sentence(purpose: str, ranked: Sequence[str], rows: pd.DataFrame, *, tied: 
     near = rows.iloc[int(np.argmin(rows["difference"]))] if len(rows) else None
     if near is not None and np.isnan(near["low"]):
         return (
-            f"For {purpose} {best} leads {near['against']} by {near['difference']:.3f}, but a single seed "
+            f"For {purpose} {best} leads {near['against']} by {near['difference']:.2g}, but a single seed "
             "cannot tell a difference from noise: compare with 2 seeds or more."
         )
     if not tied and near is not None:
@@ -316,8 +317,8 @@ def _sentence(purpose: str, ranked: Sequence[str], rows: pd.DataFrame, *, tied: 
 
 
 def _within(row: Any) -> str:
-    """A difference with its interval, without a minus before zero."""
-    difference, low, high = (f"{round(row[k], 3) + 0.0:.3f}" for k in ("difference", "low", "high"))
+    """A difference with its interval; an end near zero keeps its sign."""
+    difference, low, high = (f"{row[k]:.2g}" for k in ("difference", "low", "high"))
     return f"{difference}, 95 % interval {low} to {high}"
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from chreode.cells import Cells
     from chreode.comparison import Result
+    from chreode.layout import Role
     from chreode.recipe import Recipe
 
 __all__ = [
@@ -186,12 +187,11 @@ def _score_codes(
         arrays["components"] = components[sampled].astype(np.int32)
     if trial.subset:
         return {"scores": {}, "parts": {}}, arrays
-    levels = {role: _levels(cells, role, rows) for role in ("label", "batch")}
     scores, parts = embedding_in_parts(
         codes,
         part=split.part.numpy(),
-        labels=levels["label"],
-        batches=levels["batch"],
+        labels=_levels(cells, "label", rows),
+        batches=_levels(cells, "batch", rows),
         components=components,
         before=split.before.numpy(),
         seed=seed,
@@ -199,7 +199,7 @@ def _score_codes(
     return {"scores": scores, "parts": parts}, arrays
 
 
-def _levels(cells: Cells, role: str, rows: np.ndarray) -> np.ndarray | None:
+def _levels(cells: Cells, role: Role, rows: np.ndarray) -> np.ndarray | None:
     covariate = cells.layout.in_role(role)
     if covariate is None or not covariate.categorical:
         return None

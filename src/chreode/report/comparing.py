@@ -103,8 +103,9 @@ def write_page(
 
 def _context(found: Comparison) -> dict[str, Any]:
     names, table = found.names, found.table
+    reasons: Any = table["failed"]
     colours = {name: colour_of(i) for i, name in enumerate(names)}
-    failed = [(name, reason) for name, reason in table["failed"].items() if reason]
+    failed = [(name, reason) for name, reason in reasons.items() if reason]
     return {
         "title": Path(found.data["source"]).name,
         "data": found.data,
@@ -119,7 +120,7 @@ def _context(found: Comparison) -> dict[str, Any]:
 
 
 def _verdict(found: Comparison, verdict: Any, colours: Mapping[str, str]) -> dict[str, Any]:
-    rows = found.differences(verdict.purpose)
+    rows: Any = found.differences(verdict.purpose)
     rows = rows[(rows["recipe"] == verdict.leader) & ~rows["against"].isin(verdict.excluded)]
     chart = intervals(rows.to_dict("records"), colours=colours) if len(rows) else None
     state = "" if not verdict.leader else "wins" if verdict.winner else "no winner"
@@ -144,7 +145,7 @@ def _scale(low: float, high: float) -> tuple[Any, list[tuple[float, str]]]:
     return place, [(place(v), f"{v:g}".replace("-", MINUS)) for v in marks]
 
 
-def _short(name: str, limit: int = 17) -> str:
+def _short(name: str, limit: int = 15) -> str:
     """A name cut in its middle: recipes with arguments differ at the end."""
     return name if len(name) <= limit else f"{name[: limit // 2]}…{name[-(limit // 2) :]}"
 
