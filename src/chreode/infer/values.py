@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import scipy.sparse as sp
 import torch
 
 from chreode.axes import Float, Int, Tensor
@@ -68,23 +69,23 @@ class Block:
 
     __slots__ = ("mask", "panel", "present", "values")
 
-    mask: Float[Tensor, "p g"]
+    mask: Float[Tensor, "p g"] | None  # of the panels of these cells; None where all features were measured
     panel: Int[Tensor, " n"]
     present: Float[Tensor, " n"]
     values: CSR | Tensor
 
     def __init__(self, cells: Cells, modality: str, *, sparse: bool = False) -> None:
         values = cells.measured[modality]
-        if sparse and not isinstance(values, CSR):
-            values = CSR.of(values.cpu().numpy()).to(cells.device)
+        if sparse:
+            stored = values.scipy().copy() if isinstance(values, CSR) else sp.csr_matrix(values.cpu().numpy())
+            stored.eliminate_zeros()  # what a mask made zero is not a value
+            values = CSR.of(stored).to(cells.device)
         self.values = values.with_value(values.value.double()) if isinstance(values, CSR) else values.double()
         self.present = cells.present[modality].double()
+        self.mask, self.panel = None, cells.index
         if modality in cells.panels:
             which, self.panel = cells.panel[modality].unique(return_inverse=True)
             self.mask = cells.panels[modality][which].double()
-        else:
-            self.panel = torch.zeros_like(cells.index)
-            self.mask = self.present.new_ones(1, values.shape[1])
 
     def times(self, weight: Float[Tensor, "g d"]) -> Float[Tensor, "n d"]:
         """The values times a matrix."""
@@ -98,8 +99,11 @@ class Block:
 
     @property
     def entries(self) -> CSR:
-        """The values that are not zero; of a block made sparse."""
-        return self.values if isinstance(self.values, CSR) else CSR.of(self.values.cpu().numpy())
+        """The values that are not zero, of a block made sparse."""
+        if not isinstance(self.values, CSR):
+            msg = "a block that was not made sparse has no entries"
+            raise TypeError(msg)
+        return self.values
 
     def squared(self) -> Block:
         """The same with every value squared."""
@@ -111,11 +115,22 @@ class Block:
 
     def by_cell(self, values: Float[Tensor, "g ..."]) -> Float[Tensor, "n ..."]:
         """Sums over the features that each cell's panel measured; zero where it lacks the modality."""
-        sums = (self.mask @ values.reshape(len(values), -1))[self.panel] * self.present[:, None]
-        return sums.reshape(len(sums), *values.shape[1:])
+        if self.mask is None:
+            sums = values.sum(0).reshape(1, -1)
+        else:
+            sums = (self.mask @ values.reshape(len(values), -1))[self.panel]
+        return (sums * self.present[:, None]).reshape(len(self.present), *values.shape[1:])
 
-    def by_feature(self, values: Float[Tensor, "n ..."]) -> Float[Tensor, "g ..."]:
-        """Sums over the cells that each feature was measured in."""
+    def products(self, one: Float[Tensor, "g d"], other: Float[Tensor, "g d"]) -> Float[Tensor, "n d d"]:
+        """Sums of outer products over the features that each cell's panel measured, as `by_cell`."""
+        if self.mask is None:
+            return self.present[:, None, None] * (one.T @ other)
+        return self.by_cell(one[:, :, None] * other[:, None, :])
+
+    def by_feature(self, values: Float[Tensor, "n ..."]) -> Float[Tensor, "f ..."]:
+        """Sums over the cells that each feature was measured in; one for all where every feature was."""
         flat = values.reshape(len(values), -1) * self.present[:, None]
+        if self.mask is None:
+            return flat.sum(0).reshape(1, *values.shape[1:])
         sums = self.mask.T @ flat.new_zeros(len(self.mask), flat.shape[1]).index_add_(0, self.panel, flat)
         return sums.reshape(len(sums), *values.shape[1:])

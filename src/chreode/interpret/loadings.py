@@ -56,8 +56,8 @@ def loadings(model: Any, modality: str | None = None) -> pd.DataFrame:
         weight = decoder.loadings(name)
     else:
         msg = (
-            f"Expected a linear decoder, whose weights are loadings; found {type(decoder).__name__} in recipe "
-            f"{embedded.recipe}. Use a linear recipe, such as mofa or ldvae."
+            f"Expected a linear decoder, whose weights are loadings; found {type(decoder).__name__} in "
+            f"recipe {embedded.recipe}. Use a linear recipe, such as mofa or ldvae."
         )
         raise InputError(msg)
     columns = pd.RangeIndex(weight.shape[1], name="factor")
@@ -68,7 +68,8 @@ def loadings(model: Any, modality: str | None = None) -> pd.DataFrame:
 def variance_explained(model: Any) -> pd.DataFrame:
     r"""Share of each modality's variance that each factor explains by itself, and all of them together.
 
-    .. math:: R^2_{mk} = 1 - \frac{\sum_{ij} (u_{imj} - b_{mj} - w_{mjk} z_{ik})^2}{\sum_{ij} (u_{imj} - b_{mj})^2}
+    .. math:: R^2_{mk} = 1 - \frac{\sum_{ij} (u_{imj} - b_{mj} - w_{mjk} z_{ik})^2}
+                                  {\sum_{ij} (u_{imj} - b_{mj})^2}
 
     over the values that were measured, of log-normalised counts, or of other values as they are.
 
@@ -102,8 +103,8 @@ def variance_explained(model: Any) -> pd.DataFrame:
     infer = embedded.module.latents[embedded.code].infer
     if not hasattr(infer, "linear"):
         msg = (
-            f"Expected codes that come from linear factors; found those of recipe {embedded.recipe}. Use pca, "
-            "factor_analysis, zifa or mofa."
+            f"Expected codes that come from linear factors; found those of recipe {embedded.recipe}. Use "
+            "pca, factor_analysis, zifa or mofa."
         )
         raise InputError(msg)
     if not embedded.cells.measured:
@@ -119,7 +120,6 @@ def _explained(cells: Cells, codes: Float[Tensor, "n d"], modality: str, infer: 
     """Of one modality: of each factor, then of all."""
     line = infer.linear(modality)
     mean, weight = line.mean.double(), line.weight.double()
-    products = weight[:, :, None] * weight[:, None, :]
     total, gains = torch.zeros(()).double(), torch.zeros(codes.shape[1] + 1).double()
     for rows, some in blocks(cells):
         block = Block(prepared(some, [modality], per=infer.per), modality)
@@ -128,7 +128,7 @@ def _explained(cells: Cells, codes: Float[Tensor, "n d"], modality: str, infer: 
         linear = block.times(torch.cat([mean[:, None], weight], 1))
         total += (square - 2 * linear[:, 0] + block.by_cell(mean.square()[:, None])[:, 0]).sum()
         along = 2 * z * (linear[:, 1:] - block.by_cell(mean[:, None] * weight))
-        gram = block.by_cell(products)
+        gram = block.products(weight, weight)
         gains[:-1] += (along - z.square() * gram.diagonal(dim1=1, dim2=2)).sum(0)
         gains[-1] += along.sum() - torch.einsum("na,nab,nb->", z, gram, z)
     return gains / total.clamp_min(1e-12)
