@@ -255,7 +255,7 @@ def test_a_killed_process_spoils_no_other(plain, failing, tmp_path):
     assert table["seconds"].iloc[1] > 0
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "its process" in page
-    assert "http" not in page
+    assert "://" not in page
 
 
 def test_a_killed_comparison_goes_on(file, plain, tmp_path):
