@@ -14,13 +14,16 @@ from chreode.axes import Float, Int, Tensor
 from chreode.cells import Cells, Reading
 from chreode.errors import InputError
 from chreode.expected import blank, expected, totals
+from chreode.generate import again
 from chreode.io.schema import listing, nearest
+from chreode.posterior import posterior
 from chreode.words import many
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import anndata as ad
+    import mudata as md
     import pandas as pd
 
     from chreode.layout import Layout
@@ -158,8 +161,8 @@ class Embedded:
             Size factor to decode at. Of counts, 1 gives proportions (less what dropout loses, where the
             likelihood has it) and is the default, 10,000 gives counts per ten thousand. Of zeros and ones,
             how many ones a cell has; by default as many as the average cell (under ``accessibility``; 1 under
-            likelihoods of counts). ``"predicted"`` decodes each cell at its own `totals`, of a modality that
-            was not measured, say.
+            likelihoods of counts). Proteins with a background are counts whatever it is. ``"predicted"``
+            decodes each cell at its own `totals`, of a modality that was not measured, say.
         features
             Names; all by default.
         borrow
@@ -253,6 +256,34 @@ class Embedded:
         if part.column:
             return part.prior.mixture().weights.detach() @ part.prior.modes().detach()
         return self.codes[latent].mean(0)
+
+    def uncertainty(self) -> np.ndarray:
+        """How well each dimension of the code is known: standard deviations of its posterior, ``n x d``.
+
+        Of an encoder's answer or a table of Gaussians; else of Laplace's approximation at the code. See
+        `chreode.posterior.posterior`, also for what is refused.
+        """
+        return posterior(self).variance.sqrt().cpu().numpy()
+
+    def sample(self, *, seed: int = 0, uncertain: bool = True) -> ad.AnnData | md.MuData:
+        """Draw the same cells again: what the model would have measured of them.
+
+        Codes are drawn from their posteriors, then values at the cells' own totals, batches and covariates:
+        samples of the posterior predictive, to hold against what was measured.
+
+        Parameters
+        ----------
+        seed
+            Of all that is drawn.
+        uncertain
+            Whether codes are drawn; else they stay as they are, which needs no counts.
+
+        Raises
+        ------
+        InputError
+            When codes are to be drawn and the cells have no counts, as after loading.
+        """
+        return again(self, generator=torch.Generator().manual_seed(seed), uncertain=uncertain)
 
     def write(self, adata: ad.AnnData | Mapping[str, ad.AnnData], *, expected: Sequence[str] = ()) -> None:
         """Write into the user's AnnData, whose cells must be these, in any order; or into several, by name.

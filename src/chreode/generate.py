@@ -8,18 +8,18 @@ import numpy as np
 import torch
 
 from chreode.expected import blank
+from chreode.posterior import posterior
 
 if TYPE_CHECKING:
     import anndata as ad
     import mudata as md
+    import pandas as pd
 
-    from chreode.embedded import Embedded
-
-__all__ = ["sample"]
+__all__ = ["again", "sample"]
 
 
 def sample(
-    embedded: Embedded, n: int, *, component: int | None, generator: torch.Generator
+    embedded: Any, n: int, *, component: int | None, generator: torch.Generator
 ) -> ad.AnnData | md.MuData:
     """Draw codes from the prior, totals and covariates from the training cells, then values.
 
@@ -27,9 +27,7 @@ def sample(
     since big cell types have big totals; its batch and covariates, and their codes, come along. Several
     modalities make a MuData; a cell has those that its donor has.
     """
-    import anndata as ad
     import pandas as pd
-    import scipy.sparse as sp
 
     prior = embedded.module.latents[embedded.code].prior
     density = prior.mixture()
@@ -48,9 +46,37 @@ def sample(
         z = density.sample(n, generator)
         trained = torch.from_numpy(np.flatnonzero(embedded.trained))
         donors = trained[torch.randint(len(trained), (n,), generator=generator)]
+    for column in layout.covariates:
+        obs[column] = embedded.level_names(column)[donors.numpy()]
+    return _drawn(embedded, z, donors, obs, generator)
+
+
+def again(embedded: Any, *, generator: torch.Generator, uncertain: bool = True) -> ad.AnnData | md.MuData:
+    """Draw the same cells again: codes from their posteriors, or as they are, then values at their totals."""
+    import pandas as pd
+
+    rows = torch.arange(len(embedded))
+    z = posterior(embedded).sample(generator) if uncertain else embedded.codes[embedded.code]
+    obs = pd.DataFrame(
+        {column: embedded.level_names(column) for column in embedded.cells.layout.covariates},
+        index=pd.Index(embedded.names.astype(str)),
+    )
+    return _drawn(embedded, z, rows, obs, generator)
+
+
+@torch.no_grad()
+def _drawn(
+    embedded: Any, z: torch.Tensor, donors: torch.Tensor, obs: pd.DataFrame, generator: torch.Generator
+) -> ad.AnnData | md.MuData:
+    """Values of codes whose totals, covariates and other codes are those of some of the cells."""
+    import anndata as ad
+    import pandas as pd
+    import scipy.sparse as sp
+
+    layout = embedded.cells.layout
     others = {name: value for name, value in embedded.codes.items() if name != embedded.code}
     parts: dict[str, list[Any]] = {m: [] for m in layout.modalities}
-    for at in range(0, n, 512):
+    for at in range(0, len(z), 512):
         some = donors[at : at + 512]
         cells = blank(layout, len(some)).replace(
             size={m: s[some] for m, s in embedded.cells.size.items()},
@@ -59,8 +85,6 @@ def sample(
         codes = {embedded.code: z[at : at + 512]} | {name: value[some] for name, value in others.items()}
         for m, observed in embedded.module.decoder(codes, cells).items():
             parts[m].append(sp.csr_matrix(observed.sample(generator).cpu().numpy()))
-    for column in layout.covariates:
-        obs[column] = embedded.level_names(column)[donors.numpy()]
     drawn: dict[str, ad.AnnData] = {}
     for m, described in layout.modalities.items():
         symbols = {"symbol": described.symbols} if described.symbols else {}
