@@ -8,13 +8,15 @@ the area under the curve tells its cells from the other types' tested cells.
     python benchmarks/labels.py --peers-python peers/bin/python --folder kept \
         --out benchmarks/results/labels.md
 
-What is in the folder is not computed again; ``--only few peer left`` computes some of it and writes no table.
+What is in the folder is not computed again; ``--only few peer left`` computes some of it and writes no table,
+``--finished`` computes nothing and writes tables of what is there.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,9 +71,11 @@ def drawn(seed: int) -> tuple[Any, Any, np.ndarray, np.ndarray]:
     return adata, parts, truth, known
 
 
-def kept(path: Path, compute: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-    """What is in the folder, or computed and put there."""
+def kept(path: Path, compute: Callable[[], Mapping[str, Any]] | None) -> dict[str, Any] | None:
+    """What is in the folder, or computed and put there; None where it is absent and not to be computed."""
     if not path.exists():
+        if compute is None:
+            return None
         begun = time.perf_counter()
         found = compute()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -172,20 +176,20 @@ def scored(name: str, seed: int, found: Mapping[str, Any]) -> Iterator[dict[str,
         }
 
 
-def few_table(folder: Path, seeds: Sequence[int], python: str | None) -> str:
+def few_table(folder: Path, seeds: Sequence[int], python: str | None, *, finished: bool) -> str:
     """Accuracy and calibration of all methods."""
     rows: list[dict[str, Any]] = []
-    for recipe in RECIPES:
+    how = [*((f"chreode {name}", name, few) for name in RECIPES), *((name, name, baseline) for name in GRIDS)]
+    for method, name, run in how:
         for seed in seeds:
-            path = folder / f"few {recipe} {seed}.npz"
-            rows += scored(f"chreode {recipe}", seed, kept(path, lambda r=recipe, s=seed: few(r, s)))
-    for seed, path in zip(seeds, peer(folder, python, seeds) if python else (), strict=False):
-        found = np.load(path)
-        rows += scored(PEER, seed, {"fit": found["train"], "test": found["other"]})
-    for name in GRIDS:
-        for seed in seeds:
-            path = folder / f"few {name} {seed}.npz"
-            rows += scored(name, seed, kept(path, lambda n=name, s=seed: baseline(n, s)))
+            compute = None if finished else partial(run, name, seed)
+            if found := kept(folder / f"few {name} {seed}.npz", compute):
+                rows += scored(method, seed, found)
+    if python and not finished:
+        peer(folder, python, seeds)
+    for seed in seeds:
+        if found := kept(folder / f"peer {seed}.out.npz", None):
+            rows += scored(PEER, seed, {"fit": found["train"], "test": found["other"]})
     columns = {
         "accuracy": "accuracy",
         "balanced": "mean over types",
@@ -204,7 +208,7 @@ def areas(found: Mapping[str, Any], totals: np.ndarray) -> dict[str, float]:
     return {what: roc_auc_score(found["strange"], score) for what, score in scores.items()}
 
 
-def left_table(folder: Path, seeds: Sequence[int], recipes: Sequence[str]) -> str:
+def left_table(folder: Path, seeds: Sequence[int], recipes: Sequence[str], *, finished: bool) -> str:
     """Area under the curve for each type left out, mean over seeds, and over types."""
     names = list(load(NAME).obs[KNOWN[NAME].label].cat.categories)
     rows = []
@@ -215,10 +219,11 @@ def left_table(folder: Path, seeds: Sequence[int], recipes: Sequence[str]) -> st
             for kind, name in enumerate(names):
                 fitted = totals[parts.fit[truth[parts.fit] != kind]]
                 path = folder / f"left {recipe} {kind} {seed}.npz"
-                found = kept(path, lambda r=recipe, k=kind, s=seed: left_out(r, k, s))
-                rows.append({"recipe": recipe, "type": name, "seed": seed, **areas(found, fitted)})
+                if found := kept(path, None if finished else partial(left_out, recipe, kind, seed)):
+                    rows.append({"recipe": recipe, "type": name, "seed": seed, **areas(found, fitted)})
     runs = pd.DataFrame(rows)
-    every = runs.groupby(["recipe", "seed"], sort=False).mean(numeric_only=True).reset_index()
+    whole = runs.groupby(["recipe", "seed"], sort=False).filter(lambda some: len(some) == len(names))
+    every = whole.groupby(["recipe", "seed"], sort=False).mean(numeric_only=True).reset_index()
     columns = {
         "outlier": "`outlier`",
         "distance": "its distance alone",
@@ -240,17 +245,19 @@ def main() -> None:
     parser.add_argument("--left-seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--left-recipes", nargs="+", default=list(LEFT_OUT))
     parser.add_argument("--only", nargs="+", choices=["few", "peer", "left"])
+    parser.add_argument("--finished", action="store_true", help="tables of what is in the folder, no more")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     folder, wanted = arguments.folder, arguments.only or ["few", "peer", "left"]
     python = arguments.peers_python if "peer" in wanted else None
     if "few" in wanted:
-        first = few_table(folder, arguments.seeds, python)
+        first = few_table(folder, arguments.seeds, python, finished=arguments.finished)
     elif python:
         peer(folder, python, arguments.seeds)
     if "left" in wanted:
-        second = left_table(folder, arguments.left_seeds, arguments.left_recipes)
+        which = arguments.left_seeds, arguments.left_recipes
+        second = left_table(folder, *which, finished=arguments.finished)
     if arguments.only or not arguments.out:
         return
     write(
@@ -258,10 +265,7 @@ def main() -> None:
         title="Labels from five cells a type, and types never seen",
         command="python benchmarks/labels.py --peers-python peers/bin/python --folder kept --out "
         "benchmarks/results/labels.md",
-        parts={
-            "Five labels a type": first,
-            "A type left out": second,
-        },
+        parts={"Five labels a type": first, "A type left out": second},
         python=arguments.peers_python,
     )
 

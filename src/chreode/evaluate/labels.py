@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ __all__ = ["calibration_error", "predict_labels", "write_labels"]
 _FIXED = ("label", "probability", "outlier")  # columns beside the levels
 _A_LEVEL = 1000  # cells of a level that the regression sees, at most
 _FOLDS = 5
+_FEW = 20  # held-out labelled cells, below which a classifier of the recipe's own goes uncalibrated
 _ENOUGH = 50  # held-out labelled cells that calibrate alone
 _STRENGTHS = 10.0 ** np.arange(-3, 3)
 _FIRM = 4.0  # precision of the log temperature about 0
@@ -267,6 +269,13 @@ def _of_prior(
     levels = model.embedded.cells.covariates[label.column][reference.rows]
     # Where no cell was held out, the reference taught the classifier and cannot judge it.
     known = (levels >= 0) & ~torch.from_numpy(model.embedded.trained)[reference.rows]
+    if known.sum() < _FEW:
+        logging.getLogger(__name__).warning(
+            "Probabilities of %s are hardly calibrated: of the cells held out of the fit, %d have a label. "
+            "With few labels, a recipe without a classifier of its own (scdgd, scvi) is calibrated on all.",
+            model.recipe.name,
+            int(known.sum()),
+        )
     judged = logits(reference.codes[name][known])
     return _Found(logits(codes[name]), judged, levels[known].numpy(), classifier="prior")
 
