@@ -79,7 +79,7 @@ def failing():
 
 def test_interval_is_the_closed_form():
     by_seed, by_part = np.array([0.2, 0.5, 0.35]), np.array([[0.1, 0.3], [0.4, 0.7], [0.3, 0.5]])
-    fits, of_cells = by_seed.var(ddof=1) / 3, by_part.mean(0).var(ddof=1) / 2
+    fits, of_cells = by_seed.var(ddof=1) / 3, ((by_part.mean(0) - 0.35) ** 2).sum() / 2
     freedom = (fits + of_cells) ** 2 / (fits**2 / 2 + of_cells**2)
     half = t.ppf(0.975, freedom) * np.sqrt(fits + of_cells)
     np.testing.assert_allclose(interval(by_seed, by_part), [0.35, 0.35 - half, 0.35 + half])

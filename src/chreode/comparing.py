@@ -132,16 +132,15 @@ def listed_recipes(text: str) -> list[Recipe]:
 
 
 def _table(found: Comparison) -> Table:
-    """Mean and standard deviation over the seeds, of the scores that matter most."""
+    """Mean and standard deviation over the seeds, of the scores that matter most: a row for each."""
     table = Table(title="Mean ± standard deviation over the seeds")
-    columns = [name for name in SHOWN if name in found.table.columns]
-    table.add_column("recipe", overflow="fold")
-    for name in columns:
-        table.add_column(SHOWN[name], justify="right")
-    rows: Any = found.table.iterrows()
-    for name, row in rows:
-        written = [_written(row[score], row.get(f"{score}_sd"), score) for score in columns]
-        table.add_row(Text(str(name)), *written)
+    table.add_column("score")
+    for name in found.names:
+        table.add_column(Text(name), justify="right", overflow="fold")
+    for score, words in SHOWN.items():
+        if score in found.table.columns:
+            rows: Any = (found.table.loc[name] for name in found.names)
+            table.add_row(words, *(_written(row[score], row.get(f"{score}_sd"), score) for row in rows))
     return table
 
 

@@ -18,12 +18,14 @@ def interval(
     .. math::
 
         \bar D \pm t_{\nu} \sqrt{v_s + v_c}, \quad v_s = \frac{\mathrm{var}(D_s)}{S}, \quad
-        v_c = \frac{\mathrm{var}(P_p)}{K}, \quad
+        v_c = \frac{\sum_p (P_p - \bar D)^2}{K (K - 1)}, \quad
         \nu = \frac{(v_s + v_c)^2}{v_s^2 / (S - 1) + v_c^2 / (K - 1)}
 
     Seeds and cells vary the difference independently of each other, so that their variances add up (what they
-    do together is in both, which widens the interval a little). A bootstrap of three seeds would be less than
-    half as wide as it should; the t quantile at Satterthwaite's degrees of freedom is honest about so few.
+    do together is in both, which widens the interval a little). Parts are measured from the difference of the
+    whole: where they do not show it, it hangs on how many cells there are, and is not trusted. A bootstrap of
+    three seeds would be less than half as wide as it should; the t quantile at Satterthwaite's degrees of
+    freedom is honest about so few.
 
     Parameters
     ----------
@@ -58,7 +60,7 @@ def interval(
     of_cells = of_cells[np.isfinite(of_cells)]
     if len(of_cells) < 2 or (seeds < 2 and not repeatable):
         return difference, float("nan"), float("nan")
-    cells = float(np.var(of_cells, ddof=1)) / len(of_cells)
+    cells = float(((of_cells - difference) ** 2).sum()) / (len(of_cells) * (len(of_cells) - 1))
     fits = float(np.var(by_seed, ddof=1)) / seeds if seeds > 1 else 0.0
     if cells + fits == 0:
         return difference, difference, difference
