@@ -106,7 +106,7 @@ def linear(adata: Any, *, paired: bool, lend: bool) -> np.ndarray:
 def likelihood_ratio(adata: Any, *, paired: bool) -> np.ndarray:
     """Negative binomial with each gene's own dispersion by maximum profile likelihood, to chi-squared."""
     counts, size, design = sums(adata, paired=paired)
-    grid = np.exp(np.linspace(np.log(1e-3), np.log(5), 40))
+    grid = np.exp(np.linspace(np.log(1e-3), np.log(5), 25))
     best, lost = np.full(GENES, np.inf), np.zeros(GENES)
     for alpha in grid:
         full, null = (fit(counts, size, d, alpha=alpha) for d in (design, np.delete(design, 1, axis=1)))
@@ -159,68 +159,79 @@ def compare(seeds: int, folder: Path, python: str | None) -> pd.DataFrame:
             for changed in (0.0, CHANGED):
                 design = "paired" if paired else "4 against 4"
                 adata, true = donors(seed, changed=changed, paired=paired)
-                for name, p in tests(adata, paired=paired).items():
+                name = f"{seed}_{changed}{'_paired' if paired else ''}"
+                values = kept(folder / f"{name}.p.npz", lambda a=adata, p=paired: tests(a, paired=p))
+                for method, p in values.items():
                     called = stats.false_discovery_control(p) <= Q
-                    rows.append(row(name, seed, design, called, p < 0.05, true))
+                    rows.append(row(method, seed, design, called, p < 0.05, true))
                 if not paired:
-                    path = folder / f"{seed}_{changed}.npz"
                     first = (adata.obs["condition"] == "A").to_numpy()
-                    np.savez(path, **pack("counts", sp.csr_matrix(adata.X)), first=first, seed=seed)
-                    jobs[path] = (seed, design, true)
-                print(seed, design, changed, flush=True)
-    if python:
-        todo = [str(path) for path in jobs if not path.with_suffix(".out.npz").exists()]
-        if todo:
+                    arrays = {**pack("counts", sp.csr_matrix(adata.X)), "first": first, "seed": seed}
+                    jobs[folder / f"{name}.npz"] = (seed, design, true, arrays)
+    for path, (seed, design, true, arrays) in jobs.items() if python else ():
+        if not path.with_suffix(".out.npz").exists():
+            np.savez(path, **arrays)
             script = str(Path(__file__).resolve().parent / "de_peer.py")
-            subprocess.run([python, script, *todo], check=True, stderr=subprocess.DEVNULL)
-        for path, (seed, design, true) in jobs.items():
-            out = np.load(path.with_suffix(".out.npz"))
-            rows.append(row("scVI change, its FDR 0.05", seed, design, out["called"], None, true))
-            high = out["probability"] >= 0.95
-            rows.append(row("scVI change, probability 0.95", seed, design, high, None, true))
+            subprocess.run([python, script, str(path)], check=True, stderr=subprocess.DEVNULL)
+        out = np.load(path.with_suffix(".out.npz"))
+        rows.append(row("scVI change, its FDR 0.05", seed, design, out["called"], None, true))
+        high = out["probability"] >= 0.95
+        rows.append(row("scVI change, probability 0.95", seed, design, high, None, true))
     return pd.DataFrame(rows)
 
 
-def components(seeds: int) -> pd.DataFrame:
+def kept(path: Path, make: Any) -> dict[str, np.ndarray]:
+    """What was computed before, or is now, and kept."""
+    if not path.exists():
+        np.savez(path, **make())
+        print(path.name, flush=True)
+    with np.load(path) as found:
+        return dict(found)
+
+
+def components(seeds: int, folder: Path) -> pd.DataFrame:
     """Share of genes below 0.05 when a homogeneous population is cut into components."""
     rows = []
     for theta in (1e4, 2.0):
-        world = World(strength=0.0, theta=theta, theta_spread=0.0)
         for seed in range(seeds):
-            adata = ch.simulate(1000, 800, components=1, world=world, seed=seed)
-            cells = ch.read(adata)
-            recipe = ch.recipes.scdgd(components=4, dim=10)
-            model = ch.fit(cells, recipe, seed=seed, progress=False)
-            seen, kept = halves(cells, torch.Generator().manual_seed(seed))
-            refit = ch.fit(seen, recipe, seed=seed, progress=False)
-            own, other = model.embedded.components(), refit.embedded.components()
-            found = {
-                "the same molecules": [
-                    ch.de(cells, group=own == k) for k in np.flatnonzero(np.bincount(own) >= 50)
-                ],
-                "halves, the fitted model": split(model, cells, seed),
-                "halves, a model fitted to the first": [
-                    ch.de(kept, group=other == k) for k in np.flatnonzero(np.bincount(other) >= 50)
-                ],
-            }
-            for name, tables in found.items():
-                p = np.concatenate([table["p_value"].dropna() for table in tables])
-                q = [(table["q_value"] <= Q).sum() for table in tables]
-                rows.append(
-                    {
-                        "counts": "Poisson" if theta > 100 else f"negative binomial, {theta:g}",
-                        "tested on": name,
-                        "seed": seed,
-                        "groups": len(tables),
-                        "below": (p < 0.05).mean(),
-                        "called": np.mean(q),
-                    }
-                )
-            print(theta, seed, flush=True)
+            found = kept(folder / f"cut_{theta:g}_{seed}.npz", lambda t=theta, s=seed: cut(t, s))
+            for name, values in found.items():
+                groups, below, called = values
+                counts = "Poisson" if theta > 100 else f"negative binomial, {theta:g}"
+                one = {"counts": counts, "tested on": name, "seed": seed, "groups": groups}
+                rows.append(one | {"below": below, "called": called})
     return pd.DataFrame(rows)
 
 
-def split(model: Any, cells: Any, seed: int) -> list[pd.DataFrame]:
+def cut(theta: float, seed: int) -> dict[str, np.ndarray]:
+    """Components of one homogeneous population: how many, genes below 0.05, genes called in each."""
+    world = World(strength=0.0, theta=theta, theta_spread=0.0)
+    cells = ch.read(ch.simulate(1000, 800, components=1, world=world, seed=seed))
+    recipe = ch.recipes.scdgd(components=4, dim=10)
+    model = ch.fit(cells, recipe, seed=seed, progress=False)
+    seen, other = halves(cells, torch.Generator().manual_seed(seed))
+    refit = ch.fit(seen, recipe, seed=seed, progress=False)
+    own, first = model.embedded.components(), refit.embedded.components()
+    found = {
+        "the same molecules": [ch.de(cells, group=own == k) for k in large(own)],
+        "halves, the fitted model": split(model, seed),
+        "halves, a model fitted to the first": [ch.de(other, group=first == k) for k in large(first)],
+    }
+    out = {}
+    for name, tables in found.items():
+        below = np.mean([(table["p_value"].dropna() < 0.05).mean() for table in tables])
+        called = np.mean([(table["q_value"] <= Q).sum() for table in tables])
+        out[name] = np.array([len(tables), below, called])
+    return out
+
+
+def large(component: np.ndarray) -> np.ndarray:
+    """Components with 50 cells or more inside and outside."""
+    size = np.bincount(component)
+    return np.flatnonzero((size >= 50) & (len(component) - size >= 50))
+
+
+def split(model: Any, seed: int) -> list[pd.DataFrame]:
     """`chreode.de` on the model's components, those that have cells enough by the first half."""
     tables = []
     for k in range(model.components):
@@ -251,7 +262,7 @@ def kang() -> list[str]:
         shown = [str(table.index.get_loc(name) + 1) for name in INTERFERON]
         tested = int(table["p_value"].notna().sum())
         lines.append(
-            f"| {level or 'all'} | {table['replicates'].iloc[0]} | {tested} | {(table['q_value'] <= Q).sum()} "
+            f"| {level or 'all'} | {table.attrs['replicates']} | {tested} | {(table['q_value'] <= Q).sum()} "
             f"| {' | '.join(shown)} | {', '.join(name.split('_')[0] for name in table.index[:10])} |"
         )
     return lines
@@ -259,7 +270,7 @@ def kang() -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--peers-python")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--out", type=Path)
@@ -277,15 +288,15 @@ def main() -> None:
     }
     donors_table = results.table(runs, by=["design", "method"], columns=columns)
     print(donors_table)
-    cut = components(asked.seeds)
-    names = {"groups": "groups", "below": "genes with p < 0.05", "called": "genes called a group"}
-    cut_table = results.table(cut, by=["counts", "tested on"], columns=names)
+    by_component = components(asked.seeds, asked.folder)
+    names = {"groups": "groups", "below": "genes with p < 0.05", "called": "genes called in a group"}
+    cut_table = results.table(by_component, by=["counts", "tested on"], columns=names)
     print(cut_table)
     if asked.out:
         results.write(
             asked.out,
             title="Differential expression",
-            command="python benchmarks/de.py --peers-python peers/bin/python --folder kept --out benchmarks/results/de.md",
+            command=__doc__.splitlines()[2].strip(),
             parts={
                 "Donors": donors_table,
                 "Components of a homogeneous population": cut_table,

@@ -29,6 +29,7 @@ __all__ = ["de", "volcano_figure"]
 
 _LEVEL = 0.95  # of intervals
 _DRAWS = 50  # from the posterior of the codes
+_MODELLED = {"estimate": "model_log2_fold_change", "lower": "model_lower", "upper": "model_upper"}
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def de(
     seed
         Of the halves, and of draws from a posterior.
     progress
-        Whether to show a bar while cells are projected.
+        Whether to show bars while cells are projected and decoded.
 
     Returns
     -------
@@ -161,13 +162,11 @@ def de(
     replicates = design.words if design else "cells"
     table["replicates"] = replicates
     if modelled and asked.embedded is not None:
+        asks = {"modality": name, "keep": column, "draws": _DRAWS, "progress": progress}
         rng = np.random.default_rng(seed)
-        found = model_change(
-            asked.embedded, groups.first, groups.second, modality=name, keep=column, draws=_DRAWS, rng=rng
-        )
-        names = {"estimate": "model_log2_fold_change", "lower": "model_lower", "upper": "model_upper"}
+        found = model_change(asked.embedded, groups.first, groups.second, rng=rng, **asks)
         for key, values in found.items():
-            table[names[key]] = values / np.log(2)
+            table[_MODELLED[key]] = values / np.log(2)
     if not design:
         logging.getLogger(__name__).warning(
             "These p-values treat cells as replicates: they say nothing of other donors. Name a column of "
@@ -175,10 +174,8 @@ def de(
         )
     size = table["statistic"].abs().fillna(-1.0).to_numpy()
     table = table.iloc[np.lexsort((-size, table["p_value"].fillna(2.0).to_numpy()))]
-    table.attrs = {
-        "group": group if isinstance(group, str) else "mask",
-        "against": against if isinstance(against, str) else "mask",
-        "within": within if within is None or isinstance(within, str) else "mask",
+    sides = {"group": group, "against": against, "within": within}
+    table.attrs = {side: "mask" if isinstance(one, np.ndarray) else one for side, one in sides.items()} | {
         "modality": name,
         "cells": int(groups.first.sum()),
         "cells_against": int(groups.second.sum()),

@@ -29,6 +29,7 @@ def model_change(
     keep: str,
     draws: int,
     rng: np.random.Generator,
+    progress: bool = False,
 ) -> dict[str, np.ndarray]:
     r"""Log ratio of what the decoder expects in two groups under an average batch, in natural logarithms.
 
@@ -51,11 +52,15 @@ def model_change(
         From the posterior.
     rng
         Of all that is random.
+    progress
+        Whether to show a bar over the draws.
 
     Returns
     -------
     ``estimate``; with a posterior also ``lower`` and ``upper`` (95 %); ``g`` each.
     """
+    from tqdm.auto import trange
+
     rows = [np.sort(rng.permutation(np.flatnonzero(mask))[:_CELLS]) for mask in (first, second)]
     batch = embedded.cells.layout.in_role("batch")
     moved = embedded if batch is None or batch.column == keep else embedded.do(**{batch.column: None})
@@ -63,7 +68,8 @@ def model_change(
     found = {"estimate": _ratio(sides, modality, None)}
     if all(side.posterior is not None for side in sides):
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-        ratios = np.stack([_ratio(sides, modality, generator) for _ in range(draws)])
+        bar = trange(draws, desc="draws", disable=not progress)
+        ratios = np.stack([_ratio(sides, modality, generator) for _ in bar])
         found["lower"], found["upper"] = np.quantile(ratios, [0.025, 0.975], axis=0)
     return found
 
