@@ -25,7 +25,7 @@ ORDER = [
     ["events"],
     ["loop"],
     ["fit"],
-    ["posthoc", "split"],
+    ["posthoc", "split", "subset"],
     ["references"],
     ["storage"],
     ["expected", "posterior"],

@@ -235,6 +235,39 @@ class Embedded:
         codes = self.codes if codes is None else codes
         return Embedded(self.module, cells, codes, code=self.code, recipe=self.recipe, trained=self.trained)
 
+    def pick(self, which: Any) -> Embedded:
+        """Some of these cells, which must have their counts.
+
+        Parameters
+        ----------
+        which
+            A mask over the cells, or positions.
+
+        Raises
+        ------
+        InputError
+            For a mask of another length, positions out of range, or cells without counts.
+        """
+        given = np.asarray(which)
+        rows = np.flatnonzero(given) if given.dtype == bool else given.astype(np.int64).ravel()
+        whole = given.ndim == 1 and (given.dtype != bool or len(given) == len(self))
+        if not whole or (len(rows) and not 0 <= rows.min() <= rows.max() < len(self)):
+            msg = (
+                f"Expected a mask of {len(self)} cells, or positions among them; found an array of shape "
+                f"{given.shape}. Compare a column with a level: embedded.level_names('cell_type') == 'B'."
+            )
+            raise InputError(msg)
+        if set(self.cells.layout.modalities) - set(self.cells.measured):
+            msg = (
+                "Expected cells with their counts; found none, as after loading. Fit again, or project the "
+                "cells: model.project(source)."
+            )
+            raise InputError(msg)
+        some, at = torch.from_numpy(rows), {n: z[rows] for n, z in self.codes.items()}
+        return Embedded(
+            self.module, self.cells[some], at, code=self.code, recipe=self.recipe, trained=self.trained[rows]
+        )
+
     def _codes_of(self, cells: Cells, levels: Mapping[str, Any]) -> dict[str, Tensor]:
         """Codes of latents whose components are levels: the mean of the level that was set, or of all."""
         columns = {self.cells.layout.resolve(name).column for name in levels}

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from chreode.recipe import Build
 
-__all__ = ["Trained", "check", "train"]
+__all__ = ["Trained", "begin", "check", "train"]
 
 _PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true")
 
@@ -129,7 +129,7 @@ def train(cells: Cells, recipe: Recipe, call: Call) -> Trained:
         )
         raise InputError(msg)
     if found is None:
-        _begin(build, training, mix(call.seed, 11), progress=call.progress)
+        begin(build, training, mix(call.seed, 11), progress=call.progress)
     fabric = Fabric(
         accelerator=_accelerator(call.device),
         devices=call.devices,
@@ -159,7 +159,7 @@ def train(cells: Cells, recipe: Recipe, call: Call) -> Trained:
     return Trained(build, rows, held, pd.DataFrame(history))
 
 
-def _begin(build: Build, cells: Cells, seed: int, *, progress: bool) -> None:
+def begin(build: Build, cells: Cells, seed: int, *, progress: bool) -> None:
     """What happens before the first epoch, with all cells at hand."""
 
     def codes(latent: str) -> Tensor:

@@ -24,6 +24,7 @@ from chreode.io.schema import listing
 from chreode.layout import Layout
 from chreode.loop import Call
 from chreode.recipe import Recipe, named
+from chreode.subset import refit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -130,6 +131,55 @@ class FittedModel:
         from chreode.evaluate.labels import predict_labels
 
         return predict_labels(self, source, seed=seed, progress=progress)
+
+    def subset(
+        self,
+        which: Any,
+        *,
+        epochs: int | None = None,
+        seed: int = 0,
+        progress: bool = True,
+        **arguments: Any,
+    ) -> FittedModel:
+        """A model of some of the fitted cells: codes and components anew, under the same decoder.
+
+        For clusters within a cluster: components are placed where these cells' codes are, as many as the data
+        say (or ``components=``). Codes of an encoder, and any prior but a mixture, stay as they are.
+
+        Parameters
+        ----------
+        which
+            A mask over the cells of `embedded`, or their positions.
+        epochs, seed, progress
+            As of `chreode.fit`.
+        **arguments
+            Of the recipe, to change some: ``components=5``.
+
+        Raises
+        ------
+        InputError
+            Without counts, as after loading, or with fewer than two cells.
+        """
+        some = self.embedded.pick(which)
+        if "components" in self.recipe.arguments:
+            arguments = {"components": None, **arguments}
+        recipe = replace(
+            self.recipe, arguments=self.recipe.definition.check({**self.recipe.arguments, **arguments})
+        )
+        call = Call(epochs=epochs, seed=seed, device="cpu", validation=0.0, progress=progress)
+        check(some.cells, recipe, call)
+        trained = refit(self.module, recipe, some.cells, some.codes, call=call)
+        model = FittedModel(
+            trained.build.model,
+            layout=replace(self.layout, n_cells=len(some)),
+            reading=self.reading,
+            recipe=recipe,
+            history=trained.history,
+        )
+        everyone = np.ones(len(some), dtype=bool)
+        codes = posthoc.codes_of_all(model.module, some.cells, everyone)
+        model.embedded = model.embed(some.cells, trained=everyone, codes=codes)
+        return model
 
     @torch.no_grad()
     def component_means(self, modality: str | None = None) -> np.ndarray:
