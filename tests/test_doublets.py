@@ -13,41 +13,41 @@ import chreode as ch
 from chreode.errors import InputError
 from chreode.evaluate.doublets import _pairs, _strata, summed
 
-PLANTED = 40
+PLANTED = 30
 
 
 @pytest.fixture(scope="module")
 def adata():
-    """Cells of four kinds in two batches; the last 40 are sums of two kinds, no deeper than other cells."""
-    cells = ch.simulate(480, 120, components=4, batches=2, seed=5)
+    """Cells of four kinds in two batches; the last 30 are sums of two kinds, no deeper than other cells."""
+    cells = ch.simulate(330, 100, components=4, batches=2, seed=5)
     kind, batch = (cells.obs[c].cat.codes.to_numpy() for c in ("component", "batch"))
     rng = np.random.default_rng(5)
-    first = rng.integers(440, size=PLANTED)
+    first = rng.integers(300, size=PLANTED)
     second = np.array([rng.choice(np.flatnonzero((kind != kind[i]) & (batch == batch[i]))) for i in first])
     both = sp.csr_matrix(cells.X[first] + cells.X[second])
     both.data = rng.binomial(both.data, 0.6)
-    counts = sp.vstack([cells.X[:440], both], format="csr").astype(np.float32)
-    obs = cells.obs[["batch"]].iloc[np.r_[:440, first]].reset_index(drop=True)
-    obs.index = [f"cell{i}" for i in range(480)]
+    counts = sp.vstack([cells.X[:300], both], format="csr").astype(np.float32)
+    obs = cells.obs[["batch"]].iloc[np.r_[:300, first]].reset_index(drop=True)
+    obs.index = [f"cell{i}" for i in range(330)]
     return ad.AnnData(counts, obs=obs, var=cells.var[[]])
 
 
 @pytest.fixture(scope="module")
 def model(adata):
     recipe = ch.recipes.scdgd(dim=6, components=4)
-    return ch.fit(ch.read(adata, batch="batch"), recipe, epochs=15, progress=False)
+    return ch.fit(ch.read(adata, batch="batch"), recipe, epochs=10, progress=False)
 
 
 @pytest.fixture(scope="module")
 def table(model):
     before = {name: value.clone() for name, value in model.module.state_dict().items()}
-    found = ch.doublets(model, rate=PLANTED / 480, refine=60, progress=False)
+    found = ch.doublets(model, rate=PLANTED / 330, refine=40, progress=False)
     assert all(torch.equal(value, before[name]) for name, value in model.module.state_dict().items())
     return found
 
 
 def test_planted_doublets_are_found(table, adata):
-    planted = np.arange(480) >= 440
+    planted = np.arange(330) >= 300
     score = roc_auc_score(planted, table["score"])
     assert score > 0.85
     assert score > roc_auc_score(planted, np.asarray(adata.X.sum(1)).ravel()) + 0.1
@@ -60,7 +60,7 @@ def test_what_is_returned(table, adata):
     assert table["score"].between(0, 1).all()
     assert (table.loc[table["doublet"], "score"] >= table.attrs["threshold"]).all()
     simulated = np.asarray(table.attrs["simulated"])
-    assert len(simulated) == 480
+    assert len(simulated) == 330
     assert table.attrs["recall"] == (simulated >= table.attrs["threshold"]).mean()
     assert np.median(simulated) > table["score"].median()
 
@@ -71,7 +71,7 @@ def test_a_loaded_model_takes_its_counts_in_any_order(model, table, adata, tmp_p
     with pytest.raises(InputError, match="counts"):
         ch.doublets(loaded, progress=False)
     source = adata[::-1].copy()
-    again = ch.doublets(loaded, source, rate=PLANTED / 480, refine=60, progress=False)
+    again = ch.doublets(loaded, source, rate=PLANTED / 330, refine=40, progress=False)
     assert np.allclose(again["score"], table["score"])
 
 
@@ -103,8 +103,8 @@ def test_pairs_are_two_cells_of_one_batch(model):
     assert (first != second).all()
     assert (strata[first] == strata[second]).all()
     assert len(strata) - 1 not in first
-    counts = np.bincount(second, minlength=480)
-    assert counts[:480].min() > 0
+    counts = np.bincount(second, minlength=330)
+    assert counts[:330].min() > 0
 
 
 @pytest.mark.parametrize("changed", [{"rate": 0.0}, {"rate": 0.6}, {"simulated": 3}, {"seed": -1}])
