@@ -170,8 +170,9 @@ def test_a_mosaic_trains_mixes_and_is_completed(paired):
     lacks = ~cells.present["prot"].numpy()
     z, types = fitted.embedded.embedding, fitted.embedded.level_names("label").astype(str)
     assert told(z, types) > 0.95
-    # Cells with and without proteins lie among each other.
-    assert told(z, lacks) < 0.75
+    # Cells without proteins lie among those of their type that have them. Half of it is chance.
+    assert KNeighborsClassifier(15).fit(z[~lacks], types[~lacks]).score(z[lacks], types[lacks]) > 0.95
+    assert told(z, lacks) < 0.85
     at = paired.obs_names.get_indexer(cells.names[lacks])
     expected = np.log1p(fitted.embedded.expected("prot")[lacks])
     truth = np.log1p(paired["prot"].X[at])
