@@ -115,8 +115,8 @@ def de(
     One row a feature, the smallest ``p_value`` first: ``log2_fold_change`` with ``lower`` and ``upper``
     (95 %); ``statistic``, signed, for ranking; ``p_value``; ``q_value`` (Benjamini-Hochberg); ``mean`` and
     ``mean_against`` in molecules per ten thousand; ``share`` and ``share_against`` of the cells that express
-    it; ``replicates``, what the p-values count. With ``modelled``: ``model_log2_fold_change``, and with a
-    posterior ``model_lower`` and ``model_upper``. Features that were not tested have no p-value. ``attrs``:
+    it; ``replicates``, what the p-values count. With ``modelled``: ``model_log2_fold_change`` with
+    ``model_lower`` and ``model_upper``. Features that were not tested have no p-value. ``attrs``:
     ``group``, ``against``, ``within``, ``modality``, ``cells`` and ``cells_against``, ``replicates``,
     ``paired``, ``units`` (the sums that were compared) and ``halved``.
 

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from chreode.axes import Tensor
-from chreode.settle import frozen
+from chreode.infer.posterior import GaussianPosterior
+from chreode.posterior import posterior
 
 if TYPE_CHECKING:
     from chreode.embedded import Embedded
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["model_change"]
 
 _CELLS = 1000  # of each group
-_BLOCK = 512
 
 
 @torch.no_grad()
@@ -35,8 +35,8 @@ def model_change(
 
     .. math:: \log \frac{\overline{E_g(z_i)}_{i \in 1}}{\overline{E_g(z_i)}_{i \in 2}}
 
-    With a posterior over codes, the quantiles of that ratio over draws of all codes are given too. They say
-    how well the codes are known, of a decoder that is taken as it is; they know nothing of donors.
+    The quantiles of that ratio over draws of all codes from their posteriors (`chreode.posterior.posterior`)
+    say how well the codes are known, of a decoder that is taken as it is; they know nothing of donors.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def model_change(
 
     Returns
     -------
-    ``estimate``; with a posterior also ``lower`` and ``upper`` (95 %); ``g`` each.
+    ``estimate``, ``lower`` and ``upper`` (95 %), ``g`` each.
     """
     from tqdm.auto import trange
 
@@ -65,13 +65,11 @@ def model_change(
     batch = embedded.cells.layout.in_role("batch")
     moved = embedded if batch is None or batch.column == keep else embedded.do(**{batch.column: None})
     sides = [_Side(embedded, moved, torch.from_numpy(one)) for one in rows]
-    found = {"estimate": _ratio(sides, modality, None)}
-    if all(side.posterior is not None for side in sides):
-        generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-        bar = trange(draws, desc="draws", disable=not progress)
-        ratios = np.stack([_ratio(sides, modality, generator) for _ in bar])
-        found["lower"], found["upper"] = np.quantile(ratios, [0.025, 0.975], axis=0)
-    return found
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    bar = trange(draws, desc="draws", disable=not progress)
+    ratios = np.stack([_ratio(sides, modality, generator) for _ in bar])
+    lower, upper = np.quantile(ratios, [0.025, 0.975], axis=0)
+    return {"estimate": _ratio(sides, modality, None), "lower": lower, "upper": upper}
 
 
 class _Side:
@@ -87,10 +85,8 @@ class _Side:
     def mean(self, modality: str, generator: torch.Generator | None) -> np.ndarray:
         """Mean of what is expected, at the codes or at a draw of them."""
         embedded = self.embedded
-        if generator is not None and self.posterior is not None:
-            mean, deviation = self.posterior
-            noise = torch.randn(mean.shape, generator=generator)
-            codes = {**embedded.codes, self.code: mean + deviation * noise}
+        if generator is not None:
+            codes = {**embedded.codes, self.code: self.posterior.sample(generator)}
             embedded = embedded.replace(cells=embedded.cells, codes=codes)
         parts = embedded.expected_chunks(modality)
         return np.sum([part.sum(0, dtype=np.float64) for _, part in parts], axis=0) / len(embedded)
@@ -101,21 +97,11 @@ def _ratio(sides: list[_Side], modality: str, generator: torch.Generator | None)
     return np.log(one) - np.log(two)
 
 
-def _posterior(embedded: Embedded, rows: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Mean and standard deviation of the codes; None where there is no posterior.
-
-    A table of posteriors has a row for each cell that trained: others keep their code, without deviation.
-    """
-    free = embedded.module.latents[embedded.code].infer.free
-    index = torch.from_numpy(embedded.trained.cumsum() - 1) if free else torch.arange(len(embedded))
-    there = np.flatnonzero(embedded.trained[rows.numpy()]) if free else np.arange(len(rows))
-    mean = embedded.codes[embedded.code][rows]
-    deviation = torch.zeros_like(mean)
-    with frozen(embedded.module):
-        for some in torch.from_numpy(there).split(_BLOCK):
-            cells = embedded.cells[rows[some]].replace(index=index[rows[some]])
-            posterior = embedded.module(cells).codes[embedded.code].posterior
-            if posterior is None:
-                return None
-            deviation[some] = posterior.variance.sqrt()
-    return (mean, deviation) if len(there) else None
+def _posterior(embedded: Embedded, rows: Tensor) -> GaussianPosterior:
+    """The posterior of some cells' codes."""
+    if hasattr(embedded.module.latents[embedded.code].infer, "posterior"):
+        # A table of Gaussians is looked up by the place among all cells that trained.
+        found = posterior(embedded)
+        return GaussianPosterior(found.mean[rows], found.variance[rows])
+    codes = {name: z[rows] for name, z in embedded.codes.items()}
+    return posterior(embedded.replace(cells=embedded.cells[rows], codes=codes))
