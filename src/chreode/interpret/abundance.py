@@ -158,7 +158,8 @@ def abundance(
     for name, values in columns.items():
         table[name] = values[rows]
     table.index.name = "cell" if near else groups
-    table.attrs = levels | {
+    table.attrs = {
+        **levels,
         "sample": sample,
         "groups": groups,
         "reference": reference,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -116,7 +116,8 @@ def _dispersion(ratio: Callable[[float], float]) -> float:
         return 0.0
     if ratio(np.exp(high)) >= 1:
         return float(np.exp(high))
-    return float(np.exp(brentq(lambda log: ratio(np.exp(log)) - 1, low, high, xtol=1e-3)))
+    root: Any = brentq(lambda log: ratio(np.exp(log)) - 1, low, high, xtol=1e-3)
+    return float(np.exp(root))
 
 
 def _fit(values: np.ndarray, design: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, ...]:
