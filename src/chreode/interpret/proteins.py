@@ -89,7 +89,7 @@ def _with_background(embedded: Embedded, modality: str | None) -> str:
         msg = f"Expected a modality; found several of proteins ({listing(have)}). Name the one that you mean."
     else:
         msg = (
-            f"Expected a modality whose likelihood has a background; found {listing(asked)} without. Fit with "
-            "totalvi, or with likelihood={...: 'protein'}."
+            f"Expected a modality whose likelihood has a background; found {listing(asked)} without. Fit "
+            "with totalvi, or with likelihood={...: 'protein'}."
         )
     raise InputError(msg)
