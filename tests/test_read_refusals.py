@@ -88,7 +88,7 @@ CASES = {
     "fraction": (lambda: with_value(0.5), {}, "not whole numbers .*No other layer holds counts"),
     "rounding": (lambda: with_value(1.00001), {}, "but for rounding"),
     "infinite, continuous": (lambda: with_value(np.inf), {"values": "continuous"}, "found infinite"),
-    "infinite, continuous": (lambda: with_value(-np.inf), {"values": "continuous"}, "found infinite values"),
+    "minus infinite": (lambda: with_value(-np.inf), {"values": "continuous"}, "found infinite values"),
     "two, binary": (lambda: with_value(2), {"values": "binary"}, "other than 0 and 1"),
     "log-normalised": (logged, {}, "look log-normalised. No other layer"),
     "counts in a layer": (lambda: logged(layer=True), {}, "Counts are in 'umi': read with counts='umi'"),

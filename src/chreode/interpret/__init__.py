@@ -1,4 +1,4 @@
-"""What codes, components and groups of cells mean: loadings, markers, differences with donors as replicates."""
+"""What codes, components and groups of cells mean: loadings, markers, differences between donors."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 
+from chreode.axes import Tensor
 from chreode.cells import Cells, Reading
 from chreode.errors import InputError
 from chreode.io.check import refuse_constant, refuse_unlinked
