@@ -59,13 +59,14 @@ def planted(name: str, *, kept: float, seed: int, data: Path) -> tuple[sp.csr_ma
 
 def scrublet(counts: sp.csr_matrix, *, rate: float, seed: int, path: Path, python: str) -> np.ndarray:
     """Scrublet's scores, from the peers' environment."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sp.save_npz(path, counts)
-    script = str(Path(__file__).resolve().parent / "doublets_peer.py")
-    command = [python, script, str(path), str(rate), str(seed)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
-    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
-    return np.load(path.with_suffix(".out.npy"))
+    found = path.with_suffix(".out.npy")
+    if not found.exists():
+        sp.save_npz(path, counts)
+        script = str(Path(__file__).resolve().parent / "doublets_peer.py")
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+        command = [python, script, str(path), str(rate), str(seed)]
+        subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+    return np.load(found)
 
 
 def ours(counts: sp.csr_matrix, *, rate: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -117,6 +118,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("kept"))
     parser.add_argument("--out", type=Path, default=results.FOLDER / "doublets.md")
     options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     rows = []

@@ -1,4 +1,4 @@
-"""Scrublet's scores of one matrix of counts, in the peers' environment: file, expected rate, seed."""
+"""Scrublet's scores in the peers' environment, of any number of: file of counts, expected rate, seed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import numpy as np
 import scipy.sparse as sp
 import scrublet
 
-path, rate, seed = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
-peer = scrublet.Scrublet(sp.csc_matrix(sp.load_npz(path)), expected_doublet_rate=rate, random_state=seed)
-scores, _ = peer.scrub_doublets(min_counts=2, min_cells=3, min_gene_variability_pctl=85, n_prin_comps=30)
-np.save(path.with_suffix(".out.npy"), scores)
+for file, rate, seed in zip(*[iter(sys.argv[1:])] * 3, strict=True):
+    peer = scrublet.Scrublet(
+        sp.csc_matrix(sp.load_npz(file)), expected_doublet_rate=float(rate), random_state=int(seed)
+    )
+    scores, _ = peer.scrub_doublets(verbose=False)
+    np.save(Path(file).with_suffix(".out.npy"), scores)
