@@ -122,11 +122,12 @@ def peer(python: str, truths: dict[int, dict[str, Any]], folder: Path) -> dict[i
 def judged(found: dict[str, Any], truth: dict[str, Any]) -> dict[str, Any]:
     """What the docstring says, of one fit."""
     z, codes = truth["z"], found["z"]
-    with np.errstate(all="ignore"):
-        r = np.nan_to_num(np.abs(np.corrcoef(z.T, codes.T)[: z.shape[1], z.shape[1] :]))
+    moves = codes.std(0) > 1e-6  # a factor that is off has no correlation, whatever rounding says
+    r = np.zeros((z.shape[1], codes.shape[1]))
+    r[:, moves] = np.abs(np.corrcoef(z.T, codes[:, moves].T)[: z.shape[1], z.shape[1] :])
     rows, columns = linear_sum_assignment(-r)
     row: dict[str, Any] = {"codes": r[rows, columns].mean(), "worst": r[rows, columns].min()}
-    pairs = []
+    pairs: list[float] = []
     for (m, _, active), w in zip(ACTIVE, found["weights"], strict=True):
         pairs += [abs(np.corrcoef(truth["weights"][m][:, k], w[:, columns[k]])[0, 1]) for k in active]
     row["loadings"] = float(np.nanmean(pairs))
