@@ -16,7 +16,6 @@ from chreode.axes import Tensor
 from chreode.cells import Cells, Reading
 from chreode.embedded import Embedded
 from chreode.errors import InputError
-from chreode.evaluate.outliers import Reference, kept_reference
 from chreode.fit import check, train
 from chreode.infer import Encoder
 from chreode.io.read import read
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     import mudata as md
     import pandas as pd
 
+    from chreode.evaluate.outliers import Reference
     from chreode.model import LatentModel
 
 __all__ = ["FittedModel", "distil", "fit", "load"]
@@ -299,6 +299,8 @@ class FittedModel:
         }
         files = {"model.safetensors": weights}
         if cells:
+            from chreode.evaluate.outliers import kept_reference
+
             files["cells.safetensors"] = self.embedded.tensors() | kept_reference(self)
         storage.write_folder(folder, facts=facts, files=files, table=self.history.to_csv(index=False))
 
@@ -456,6 +458,8 @@ def load(folder: str | Path, *, recipe: Recipe | None = None) -> FittedModel:
         encoders=encoders,
     )
     stored = tensors.get("cells.safetensors", {})
+    from chreode.evaluate.outliers import Reference
+
     model.reference = Reference.from_tensors(stored)
     model.embedded = Embedded.from_tensors(
         module,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import scipy.sparse as sp
 import torch
 
 from chreode.axes import Float, Int, Tensor
@@ -77,6 +76,8 @@ class Block:
     def __init__(self, cells: Cells, modality: str, *, sparse: bool = False) -> None:
         values = cells.measured[modality]
         if sparse:
+            import scipy.sparse as sp
+
             stored = values.scipy().copy() if isinstance(values, CSR) else sp.csr_matrix(values.cpu().numpy())
             stored.eliminate_zeros()  # what a mask made zero is not a value
             values = CSR.of(stored).to(cells.device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from annotated_types import Interval
 
 from chreode.decoders import layered
 from chreode.events import centre_decoder, start_codes
@@ -27,12 +27,12 @@ __all__ = ["autodecoder", "autoencoder"]
 def autodecoder(
     layout: Layout,
     *,
-    dim: Annotated[int, Field(ge=1, le=512)] = 20,
-    hidden: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = (100,),
+    dim: Annotated[int, Interval(ge=1, le=512)] = 20,
+    hidden: tuple[Annotated[int, Interval(ge=1, le=4096)], ...] = (100,),
     likelihood: Literal["nb", "poisson", "zinb", "bernoulli", "normal"] | None = None,
     inference: Literal["codes", "encoder"] = "codes",
     init: Literal["pca", "zero"] = "zero",
-    code_lr: Annotated[float, Field(gt=0)] = 1e-2,
+    code_lr: Annotated[float, Interval(gt=0)] = 1e-2,
 ) -> Build:
     r"""Decoder and codes (or an encoder) learned by reconstruction alone, without a prior.
 
@@ -74,8 +74,8 @@ def autodecoder(
 def autoencoder(
     layout: Layout,
     *,
-    dim: Annotated[int, Field(ge=1, le=512)] = 20,
-    hidden: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = (100,),
+    dim: Annotated[int, Interval(ge=1, le=512)] = 20,
+    hidden: tuple[Annotated[int, Interval(ge=1, le=4096)], ...] = (100,),
     likelihood: Literal["nb", "poisson", "zinb", "bernoulli", "normal"] | None = None,
 ) -> Build:
     r"""Encoder and decoder learned by reconstruction alone, without a prior.

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from annotated_types import Interval
 
 from chreode.decoders import layered
 from chreode.errors import InputError
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 __all__ = ["dgd", "scdgd"]
 
-Width = Annotated[int, Field(ge=1, le=4096)]
-Dim = Annotated[int, Field(ge=1, le=512)]
-Components = Annotated[int, Field(ge=1, le=1000)] | None
-Positive = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(gt=0, le=1)]
+Width = Annotated[int, Interval(ge=1, le=4096)]
+Dim = Annotated[int, Interval(ge=1, le=512)]
+Components = Annotated[int, Interval(ge=1, le=1000)] | None
+Positive = Annotated[float, Interval(gt=0)]
+Fraction = Annotated[float, Interval(gt=0, le=1)]
 Likelihood = Literal["nb", "poisson", "zinb", "bernoulli", "normal"]
 Covariance = Literal["tied", "diagonal", "isotropic", "full"]
 
@@ -56,12 +56,12 @@ def scdgd(
     covariance: Covariance = "tied",
     learn: Literal["em", "gradient"] = "em",
     place_at: Fraction = 0.75,
-    noise: Annotated[float, Field(ge=0)] = 0.3,
+    noise: Annotated[float, Interval(ge=0)] = 0.3,
     init: Literal["pca", "zero"] = "pca",
     update: Literal["visit", "epoch"] = "visit",
     code_lr: Positive = 3e-3,
     prior_weight: Positive | Literal["cells"] = 1.0,
-    theta_floor: Annotated[float, Field(ge=0)] = 0.0,
+    theta_floor: Annotated[float, Interval(ge=0)] = 0.0,
     supervised: bool = False,
 ) -> Build:
     r"""Single-cell deep generative decoder: free codes, a Gaussian mixture, negative binomial counts.
@@ -131,7 +131,7 @@ def dgd(
     covariance: Covariance = "tied",
     learn: Literal["em", "gradient"] = "em",
     place_at: Fraction = 0.75,
-    noise: Annotated[float, Field(ge=0)] = 0.3,
+    noise: Annotated[float, Interval(ge=0)] = 0.3,
     init: Literal["pca", "zero"] = "pca",
     update: Literal["visit", "epoch"] = "visit",
     code_lr: Positive = 3e-3,

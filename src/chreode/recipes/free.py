@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from annotated_types import Interval
 
 from chreode.decoders import layered
 from chreode.events import centre_decoder, describe_codes, placed, spread_codes, start_codes
@@ -34,10 +34,10 @@ def vad(
     hidden: tuple[Width, ...] = (100,),
     likelihood: Literal["nb", "poisson", "zinb", "bernoulli", "normal"] | None = None,
     init: Literal["pca", "zero"] = "pca",
-    code_lr: Annotated[float, Field(gt=0)] = 1e-2,
+    code_lr: Annotated[float, Interval(gt=0)] = 1e-2,
     mixture: bool = False,
     components: Components = None,
-    place_at: Annotated[float, Field(gt=0, le=1)] = 0.75,
+    place_at: Annotated[float, Interval(gt=0, le=1)] = 0.75,
 ) -> Build:
     r"""Variational auto-decoder: a free Gaussian over each cell's code, without an encoder.
 
@@ -82,9 +82,9 @@ def glo(
     dim: Dim = 20,
     hidden: tuple[Width, ...] = (100,),
     likelihood: Literal["nb", "poisson", "zinb", "bernoulli", "normal"] | None = None,
-    radius: Annotated[float, Field(gt=0)] = 1.0,
+    radius: Annotated[float, Interval(gt=0)] = 1.0,
     init: Literal["pca", "zero"] = "pca",
-    code_lr: Annotated[float, Field(gt=0)] = 1e-2,
+    code_lr: Annotated[float, Interval(gt=0)] = 1e-2,
 ) -> Build:
     r"""Generative latent optimisation: free codes that are kept in a ball.
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from annotated_types import Interval, MinLen
 
 from chreode.decoders import MLP, Joint
 from chreode.errors import InputError
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = ["multivi", "totalvi"]
 
-Widths = Annotated[tuple[Width, ...], Field(min_length=1)]
+Widths = Annotated[tuple[Width, ...], MinLen(1)]
 Head = Literal["nb", "nb_free", "poisson", "zinb", "protein", "accessibility", "bernoulli", "normal"]
-Chance = Annotated[float, Field(ge=0, le=1)]
+Chance = Annotated[float, Interval(ge=0, le=1)]
 _LR = 3e-3  # of totalvi: that of other recipes leaves dispersions behind
 _SAMPLE = 5000  # cells that say where the mixtures of proteins start
 
@@ -101,7 +101,7 @@ def multivi(
     likelihood: dict[str, Head] | None = None,
     dropout: Dropout = 0.1,
     combine: Literal["average", "product"] = "average",
-    align: Annotated[float, Field(ge=0)] = 1.0,
+    align: Annotated[float, Interval(ge=0)] = 1.0,
     encode_batch: bool = False,
     warm_up: Share = 0.25,
 ) -> Build:

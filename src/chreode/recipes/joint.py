@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from annotated_types import Interval, MinLen
 
 from chreode.decoders import Joint
 from chreode.errors import InputError
@@ -48,17 +48,17 @@ _STEPS = 1500
 def multidgd(
     layout: Layout,
     *,
-    dim: Annotated[int, Field(ge=1, le=512)] = 20,
-    components: Annotated[int, Field(ge=1, le=1000)] | None = None,
-    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1)] = (100, 100),
+    dim: Annotated[int, Interval(ge=1, le=512)] = 20,
+    components: Annotated[int, Interval(ge=1, le=1000)] | None = None,
+    hidden: Annotated[tuple[Annotated[int, Interval(ge=1, le=4096)], ...], MinLen(1)] = (100, 100),
     likelihood: dict[str, Literal["nb", "nb_free", "poisson", "zinb", "accessibility", "bernoulli", "normal"]]
     | None = None,
-    covariate_dim: Annotated[int, Field(ge=1, le=32)] = 2,
+    covariate_dim: Annotated[int, Interval(ge=1, le=32)] = 2,
     covariance: Literal["tied", "diagonal", "isotropic", "full"] = "tied",
-    place_at: Annotated[float, Field(gt=0, le=1)] = 0.75,
-    noise: Annotated[float, Field(ge=0)] = 0.3,
-    code_lr: Annotated[float, Field(gt=0)] = 3e-3,
-    drop: Annotated[float, Field(ge=0, le=1)] = 0.0,
+    place_at: Annotated[float, Interval(gt=0, le=1)] = 0.75,
+    noise: Annotated[float, Interval(ge=0)] = 0.3,
+    code_lr: Annotated[float, Interval(gt=0)] = 3e-3,
+    drop: Annotated[float, Interval(ge=0, le=1)] = 0.0,
 ) -> Build:
     r"""Deep generative decoder of several modalities, with a code for each covariate beside the cell's own.
 

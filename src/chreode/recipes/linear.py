@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from annotated_types import Interval
 
 from chreode.decoders import Linear
 from chreode.errors import InputError
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["factor_analysis", "mofa", "pca", "zifa"]
 
-Dim = Annotated[int, Field(ge=1, le=512)]
-Total = Annotated[float, Field(gt=0)]
+Dim = Annotated[int, Interval(ge=1, le=512)]
+Total = Annotated[float, Interval(gt=0)]
 Counts = Literal["nb", "poisson"]
 _STEPS = 1500  # of the readout, at least, however few cells there are
 _NORMAL = partial(Normal, learned=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field
+from annotated_types import Interval, MinLen
 
 from chreode.decoders import MLP
 from chreode.errors import InputError
@@ -27,10 +27,10 @@ def scanvi(
     layout: Layout,
     *,
     dim: Dim = 10,
-    hidden: Annotated[tuple[Width, ...], Field(min_length=1)] = (128,),
+    hidden: Annotated[tuple[Width, ...], MinLen(1)] = (128,),
     likelihood: Counts = "zinb",
     classifier: tuple[Width, ...] | None = None,
-    labels_weight: Annotated[float, Field(ge=0)] = 50.0,
+    labels_weight: Annotated[float, Interval(ge=0)] = 50.0,
     dropout: Dropout = 0.1,
     encode_batch: bool = False,
     warm_up: Share = 0.25,

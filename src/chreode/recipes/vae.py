@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from annotated_types import Interval, MinLen
 
 from chreode.decoders import MLP, Linear, layered
 from chreode.events import centre_decoder, placed, start_inputs
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 __all__ = ["beta_vae", "dhsic_vae", "ldvae", "scvae", "scvi", "vae"]
 
-Width = Annotated[int, Field(ge=1, le=4096)]
-Dim = Annotated[int, Field(ge=1, le=512)]
-Dropout = Annotated[float, Field(ge=0, lt=1)]
-Share = Annotated[float, Field(gt=0, lt=1)]
+Width = Annotated[int, Interval(ge=1, le=4096)]
+Dim = Annotated[int, Interval(ge=1, le=512)]
+Dropout = Annotated[float, Interval(ge=0, lt=1)]
+Share = Annotated[float, Interval(gt=0, lt=1)]
 Counts = Literal["nb", "zinb", "poisson"]
 _STEPS = 1500  # at least, however few cells there are
 
@@ -43,7 +43,7 @@ def vae(
     dropout: Dropout = 0.1,
     warm_up: Share = 0.25,
     prior: Literal["normal", "vamp"] = "normal",
-    inputs: Annotated[int, Field(ge=1, le=1000)] = 50,
+    inputs: Annotated[int, Interval(ge=1, le=1000)] = 50,
 ) -> Build:
     r"""Variational autoencoder for any kind of values, with a standard normal prior or one of posteriors.
 
@@ -83,7 +83,7 @@ def vae(
 def beta_vae(
     layout: Layout,
     *,
-    beta: Annotated[float, Field(gt=0)] = 4.0,
+    beta: Annotated[float, Interval(gt=0)] = 4.0,
     dim: Dim = 10,
     hidden: tuple[Width, ...] = (128,),
     likelihood: Literal["nb", "poisson", "zinb", "bernoulli", "normal"] | None = None,
@@ -112,7 +112,7 @@ def beta_vae(
 def dhsic_vae(
     layout: Layout,
     *,
-    penalty: Annotated[float, Field(ge=0)] = 1000.0,
+    penalty: Annotated[float, Interval(ge=0)] = 1000.0,
     dim: Dim = 10,
     hidden: tuple[Width, ...] = (128,),
     likelihood: Literal["nb", "poisson", "zinb", "bernoulli", "normal"] | None = None,
@@ -151,7 +151,7 @@ def scvae(
     covariance: Covariance = "tied",
     dropout: Dropout = 0.1,
     warm_up: Share = 0.25,
-    place_at: Annotated[float, Field(gt=0, le=1)] = 0.5,
+    place_at: Annotated[float, Interval(gt=0, le=1)] = 0.5,
 ) -> Build:
     r"""Gaussian-mixture variational autoencoder: an encoder, and components that are the cells' clusters.
 
@@ -184,7 +184,7 @@ def scvi(
     layout: Layout,
     *,
     dim: Dim = 10,
-    hidden: Annotated[tuple[Width, ...], Field(min_length=1)] = (128,),
+    hidden: Annotated[tuple[Width, ...], MinLen(1)] = (128,),
     likelihood: Counts = "zinb",
     dropout: Dropout = 0.1,
     encode_batch: bool = False,
@@ -222,7 +222,7 @@ def ldvae(
     layout: Layout,
     *,
     dim: Dim = 10,
-    hidden: Annotated[tuple[Width, ...], Field(min_length=1)] = (128,),
+    hidden: Annotated[tuple[Width, ...], MinLen(1)] = (128,),
     likelihood: Counts = "nb",
     dropout: Dropout = 0.1,
     encode_batch: bool = False,
