@@ -71,9 +71,9 @@ def predict_labels(model: Any, source: Any = None, *, seed: int = 0, progress: b
     -------
     One row a cell, by name: ``label``, the most probable level; ``probability``, its own; ``outlier``, the
     share of held-out cells that are less unusual (`chreode.evaluate.outliers.outliers`); and the
-    probability of each level under its name. ``attrs``: ``classifier`` (``prior`` or ``logistic
-    regression``), ``temperature``, and of the cells that calibrated it, their number ``calibrated_on``,
-    ``accuracy`` and ``calibration_error``.
+    probability of each level under its name. ``attrs``: ``classifier`` (``prior``, or
+    ``logistic regression``), ``temperature``, and of the cells that calibrated it, their number
+    ``calibrated_on``, ``accuracy`` and ``calibration_error``.
 
     Raises
     ------
