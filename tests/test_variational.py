@@ -177,3 +177,21 @@ def test_free_gaussians_are_as_wide_as_the_posterior() -> None:
     width = 1 / torch.linalg.inv(inner).diagonal()
     assert torch.corrcoef(torch.stack([posterior.mean.flatten(), exact.flatten()]))[0, 1] > 0.99
     torch.testing.assert_close(posterior.variance.median(0).values, width, rtol=0.3, atol=0.01)
+
+
+def test_held_out_cells_are_encoded_anew_at_every_look() -> None:
+    """Not by what the encoder said of them at the first look."""
+    from chreode.fit import split
+    from chreode.held_out import halves, spent
+    from chreode.loop import mix
+    from chreode.posthoc import project
+
+    cells = tiny()
+    model = ch.fit(cells, ch.recipes.scvi(dim=3, hidden=(8,)), epochs=60, progress=False)
+    held = cells[split(cells, 0.1, 0)[1]]
+    first, second = halves(held, torch.Generator().manual_seed(mix(0, 13)))
+    with torch.no_grad():
+        nats, molecules = spent(model.module.trace(project(model.module, first), second).observed, second)
+    history = model.history
+    arrived = history.index[history["event"].str.contains("full weight")][0]
+    assert nats / molecules == pytest.approx(history["validation"][arrived + 1 :].min(), abs=2e-4)
