@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
+from commandline import chreode
 from scipy import optimize, stats
 
 import chreode as ch
@@ -22,7 +23,6 @@ from chreode.report import markers_of
 
 if TYPE_CHECKING:
     from pathlib import Path
-from commandline import chreode
 
 
 def people(seed: int = 0, *, changed: int = 0, paired: bool = False, genes: int = 500) -> ad.AnnData:
