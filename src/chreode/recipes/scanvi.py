@@ -30,7 +30,7 @@ def scanvi(
     hidden: Annotated[tuple[Width, ...], MinLen(1)] = (128,),
     likelihood: Counts = "zinb",
     classifier: tuple[Width, ...] | None = None,
-    labels_weight: Annotated[float, Interval(ge=0)] = 50.0,
+    labels_weight: Annotated[float, Interval(ge=0)] = 1.0,
     dropout: Dropout = 0.1,
     encode_batch: bool = False,
     warm_up: Share = 0.25,
@@ -55,7 +55,8 @@ def scanvi(
     classifier
         Widths of the classifier's hidden layers; those of the others by default, none makes it linear.
     labels_weight
-        Weight of the mean negative log probability of the labels that are known.
+        Weight of the mean negative log probability of the labels that are known. A great one teaches the
+        encoder the labelled cells by heart, and the others are named worse.
 
     Raises
     ------
