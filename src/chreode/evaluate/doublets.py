@@ -46,10 +46,11 @@ def doublets(
     since two cells that share a droplet yield more molecules than one, but hardly twice as many. The cells
     and the doublets are placed alike by the frozen decoder, all with fresh codes (those that were learned in
     training lie elsewhere than projected ones). Two classifiers (boosted trees) then tell doublets from
-    cells: by the code and the share of doublets among its 50 nearest neighbours, and by these and the total
-    count; a score is the mean of their log-odds, as a probability. The first is right where doublets are no
-    deeper than cells, the second where they are. No cell, and no simulated doublet, is judged by trees that
-    saw it. As cells hold true doublets, the trees are grown again without those of the highest scores.
+    cells: one by the code and the share of doublets among its 50 nearest neighbours, the other by these and
+    the total count. The score is their mean in log-odds, as a probability, where the second weighs as much as
+    the cells that the first is surest of are deeper than others, of what simulated doublets are: the total
+    counts where it tells. No cell, and no simulated doublet, is judged by trees that saw it. As cells hold
+    true doublets, the trees are grown again without those of the highest scores.
 
     Doublets of two cells of one kind look like one cell, and are not found. Cells that express the programmes
     of two kinds (cells that divide, or differentiate) can look like doublets.
@@ -239,15 +240,26 @@ def _share(codes: np.ndarray, made: np.ndarray) -> np.ndarray:
 
 def _judged(features: np.ndarray, made: np.ndarray, *, depths: int, rate: float, seed: int) -> np.ndarray:
     """Probability of being made, by trees that did not see the cell; the last columns are depths."""
-    odds = np.zeros(len(made))
+    odds = []
     for columns in (slice(-depths), slice(None)):
         kept = np.ones(len(made), dtype=bool)
         for _ in range(2):
             chance = _out_of_fold(features[:, columns], made, kept, seed)
             kept = made | (chance <= np.quantile(chance[~made], 1 - rate))
         chance = chance.clip(1e-4, 1 - 1e-4)
-        odds += np.log(chance / (1 - chance)) / 2
-    return 1 / (1 + np.exp(-odds))
+        odds.append(np.log(chance / (1 - chance)))
+    weight = _weight_of_depth(features[:, -depths:].mean(1), odds[0], made, rate)
+    return 1 / (1 + np.exp(-(1 - weight) * odds[0] - weight * odds[1]))
+
+
+def _weight_of_depth(depth: np.ndarray, odds: np.ndarray, made: np.ndarray, rate: float) -> float:
+    """How much deeper the likeliest cells are than the others, of what made doublets are; in [0, 1]."""
+    top = odds > np.quantile(odds[~made], 1 - rate)
+    if not (top & ~made).any() or not (top & made).any():
+        return 0.5
+    usual = depth[~made & ~top].mean()
+    made_deeper = depth[made & top].mean() - usual
+    return float(np.clip((depth[~made & top].mean() - usual) / made_deeper, 0, 1)) if made_deeper > 0 else 0.0
 
 
 def _out_of_fold(features: np.ndarray, made: np.ndarray, kept: np.ndarray, seed: int) -> np.ndarray:
