@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import anndata as ad
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
 
 import chreode as ch
 from chreode.infer.posterior import GaussianPosterior
@@ -15,17 +19,15 @@ from chreode.priors import LabelHierarchy, LabelledMixture
 from parts import table, tiny
 
 if TYPE_CHECKING:
-    import anndata as ad
-
     from chreode.embedded import Embedded
     from chreode.fitted import FittedModel
 
 
 def some_labelled(level: str | None = "Unknown") -> ad.AnnData:
-    """The table, with a label for one cell in eight of the first 160 and for none of the others."""
+    """The table, with a label for one cell in twelve."""
     cells = table(n_cells=240)
     labels = np.array(cells.obs["type"], dtype=object)
-    labels[(np.arange(240) % 8 > 0) | (np.arange(240) >= 160)] = level
+    labels[np.arange(240) % 12 > 0] = level
     cells.obs["some"] = labels
     return cells
 
@@ -110,11 +112,28 @@ def test_a_labelled_mixture_says_labels_too() -> None:
     assert found.argmax(1).tolist() == [0, 1, 2]
 
 
+def few_labelled() -> ad.AnnData:
+    """Cells of five types that less tells apart than what else varies. Five of each have a label."""
+    rng, n, g = np.random.default_rng(1), 500, 150
+    kind = rng.integers(5, size=n)
+    marks = rng.normal(0, 1, (5, g)) * (rng.random((5, g)) < 0.2)
+    logits = rng.normal(0, 1.2, g) + marks[kind] + rng.normal(size=(n, 4)) @ rng.normal(0, 0.35, (4, g))
+    share = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    counts = rng.poisson(share * rng.lognormal(6, 0.3, (n, 1)) * rng.gamma(5, 0.2, (n, g)))
+    cells = ad.AnnData(sp.csr_matrix(counts.astype(np.float32)))
+    cells.obs_names = [f"cell {i}" for i in range(n)]
+    cells.var_names = [f"gene {j}" for j in range(g)]
+    truth = np.asarray([f"type {k}" for k in kind], dtype=object)
+    known = np.concatenate([np.flatnonzero(kind[:400] == k)[:5] for k in range(5)])
+    cells.obs["type"] = truth
+    cells.obs["some"] = np.where(np.isin(np.arange(n), known), truth, "Unknown")
+    return cells
+
+
 @pytest.fixture(scope="module")
 def model() -> FittedModel:
-    cells = ch.read(some_labelled()[:160].copy(), label="some", unlabelled="Unknown", batch="plate")
-    recipe = ch.recipes.scanvi(dim=4, hidden=(16,), warm_up=0.1)
-    return ch.fit(cells, recipe, epochs=250, progress=False)
+    cells = ch.read(few_labelled()[:400].copy(), label="some", unlabelled="Unknown")
+    return ch.fit(cells, ch.recipes.scanvi(), epochs=200, progress=False)
 
 
 def named(cells: Embedded) -> np.ndarray:
@@ -122,22 +141,31 @@ def named(cells: Embedded) -> np.ndarray:
 
 
 def test_the_rest_get_their_labels(model: FittedModel) -> None:
-    adata = some_labelled()
-    first, new = adata[:160].copy(), adata[160:].copy()
-    truth = np.asarray(first.obs["type"])
-    unlabelled = np.asarray(first.obs["some"]) == "Unknown"
-    assert (named(model.embedded) == truth)[unlabelled].mean() > 0.9
-    projected = model.project(new)
-    assert (named(projected) == np.asarray(new.obs["type"])).mean() > 0.9
+    """Better than from the labelled cells alone: the others say how types lie."""
+    adata = few_labelled()
+    counts = adata.X.toarray()
+    codes = PCA(10, random_state=0).fit_transform(np.log1p(1e4 * counts / counts.sum(1, keepdims=True)))
+    known = np.asarray(adata.obs["some"]) != "Unknown"
+    truth = np.asarray(adata.obs["type"])
+    alone = LogisticRegression(max_iter=1000).fit(codes[known], truth[known]).score(codes, truth)
+    first, new = adata[:400].copy(), adata[400:].copy()
+    fitted, projected = named(model.embedded), named(model.project(new))
+    assert (fitted == truth[:400]).mean() > alone + 0.05
+    assert (projected == truth[400:]).mean() > 0.8
     model.write(first)
-    assert first.obs["scanvi_component"].tolist() == named(model.embedded).tolist()
+    assert first.obs["scanvi_component"].tolist() == fitted.tolist()
     np.testing.assert_allclose(first.obsm["scanvi_probabilities"].sum(1), 1, rtol=1e-5)
 
 
+def test_new_cells_may_be_called_unlabelled_too(model: FittedModel) -> None:
+    said = model.project(few_labelled()[400:].copy()).cells.reading.messages
+    assert said == ("Column 'some' is missing in 100 cells, where it is unknown.",)
+
+
 def test_cells_of_a_label_can_be_drawn(model: FittedModel) -> None:
-    drawn = model.sample(60, component=1, seed=0)
+    drawn = model.sample(100, component=1, seed=0)
     assert set(drawn.obs["component"]) == {"type 1"}
-    assert (named(model.project(drawn)) == "type 1").mean() > 0.8
+    assert (named(model.project(drawn)) == "type 1").mean() > 0.5  # one in five by chance
 
 
 def test_a_label_is_needed() -> None:

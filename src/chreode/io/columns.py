@@ -95,7 +95,12 @@ def labelled(column: pd.Series, unlabelled: str | None) -> pd.Series:
 
 
 def reuse(
-    source: Source, covariate: Covariate, *, column: str | None = None, add_levels: bool = False
+    source: Source,
+    covariate: Covariate,
+    *,
+    column: str | None = None,
+    add_levels: bool = False,
+    unlabelled: str | None = None,
 ) -> Column:
     """Read a column under the levels, or the location and scale, of the training cells.
 
@@ -110,7 +115,9 @@ def reuse(
     column
         Its name in this source, when it has another one here.
     add_levels
-        Whether levels that training did not know come after those it knew.
+        Whether levels that training did not know come after those it knew; those of a label never do.
+    unlabelled
+        As of `learn`.
 
     Raises
     ------
@@ -124,6 +131,8 @@ def reuse(
         said = f"There is no column {name!r} ({covariate.role}): it is unknown for every cell."
         return Column(covariate, values, (said,))
     found = _find(source, name)
+    if covariate.role == "label":
+        found, add_levels = labelled(found, unlabelled), False
     missing = found.isna().to_numpy()
     if not covariate.categorical:
         return Column(covariate, _standardised(_numbers(found, name), covariate), _missing(name, missing))

@@ -255,7 +255,7 @@ def _reuse(source: Source, schema: Schema, like: Fitted, room: Room, *, add_leve
     asked = {"batch": schema.batch, "label": schema.label}
     schema, parts, said = _inherited(schema, source, like)
     columns = [
-        reuse(source, c, column=asked.get(c.role), add_levels=add_levels and c.role != "label")
+        reuse(source, c, column=asked.get(c.role), add_levels=add_levels, unlabelled=schema.unlabelled)
         for c in like.layout.covariates.values()
     ]
     n, read = len(source.cells), {}
@@ -308,7 +308,8 @@ def _inherited(
         if column and trained is None:
             changes[role] = None
             said.append(f"The model knows no {role}: column {column!r} was not read.")
-    counts, more = _layers(schema, parts, like)
+    trained = Schema.from_json(like.reading.schema) if like.reading.schema else Schema()
+    counts, more = _layers(schema, parts, trained)
     covariates = tuple(c.column for c in like.layout.covariates.values() if c.role == "covariate")
     given = replace(
         schema,
@@ -317,6 +318,7 @@ def _inherited(
         values=kinds,
         batch=changes["batch"],
         label=changes["label"],
+        unlabelled=schema.unlabelled or trained.unlabelled,
     )
     return given, parts, (*said, *more)
 
@@ -331,10 +333,9 @@ def _remedy(source: Source, found: str, known: str) -> str:
 
 
 def _layers(
-    schema: Schema, parts: Mapping[str, Part], like: Fitted
+    schema: Schema, parts: Mapping[str, Part], trained: Schema
 ) -> tuple[dict[str, str | None], tuple[str, ...]]:
     """The layer of each modality: the one named here, or the one that training read."""
-    trained = Schema.from_json(like.reading.schema) if like.reading.schema else Schema()
     layers: dict[str, str | None] = {}
     said: tuple[str, ...] = ()
     for name, part in parts.items():
