@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
-from commandline import chreode
 from scipy import optimize, stats
 
 import chreode as ch
@@ -20,6 +19,7 @@ from chreode.interpret.design import replicates_of
 from chreode.interpret.glm import deviances, fit, moderate, quasi_test, size_factors
 from chreode.io.simulate import World
 from chreode.report import markers_of
+from commandline import chreode
 
 if TYPE_CHECKING:
     from pathlib import Path
