@@ -98,7 +98,8 @@ def count_labels(latent: str) -> Event:
 
     def do(moment: Moment) -> None:
         prior = moment.model.latents[latent].prior
-        prior.labelled.fill_((prior.levels(moment.cells) >= 0).float().mean())
+        known = (prior.levels(moment.cells) >= 0).sum().clamp(min=1)
+        prior.labelled.fill_(known / len(moment.cells))
 
     return Event("count labels", do, at="start")
 
