@@ -4,7 +4,9 @@
 
 Each job holds ``codes``, ``before``, ``labels``, ``batches`` and 90 neighbours (``near``, ``distances``, each
 cell first). Beside it, ``JOB.out.npz``: every score of `Benchmarker` as it comes and, as ``exact``, with its
-search among diffusion components made exact; kBET on all cells; clusters, graph, seconds of processor time.
+search among diffusion components made exact and the labels called so that the largest comes first (0.5.10
+uses no more components for a label than for the smallest before it); kBET on all cells; clusters, graph,
+seconds of processor time.
 """
 
 from __future__ import annotations
@@ -32,11 +34,18 @@ def exactly(codes: np.ndarray, n_neighbors: int, **_: Any) -> NeighborsResults:
     return NeighborsResults(indices=near, distances=distances)
 
 
-def scored(job: Any) -> tuple[dict[str, float], float]:
+def largest_first(labels: np.ndarray) -> np.ndarray:
+    """Other names for labels, whose order is that of their sizes."""
+    _, number, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    place = np.argsort(np.argsort(-sizes, kind="stable"))
+    return np.char.mod("%04d", place[number])
+
+
+def scored(job: Any, labels: np.ndarray) -> tuple[dict[str, float], float]:
     """Every score of one job, and what it took."""
     neighbours = NeighborsResults(indices=job["near"], distances=job["distances"].astype(np.float32))
     cells = ad.AnnData(np.zeros((len(job["codes"]), 1), dtype=np.float32))
-    cells.obs["label"], cells.obs["batch"] = job["labels"], job["batches"]
+    cells.obs["label"], cells.obs["batch"] = labels, job["batches"]
     cells.obsm["codes"], cells.obsm["before"] = job["codes"], job["before"]
     run = Benchmarker(
         cells, "batch", "label", ["codes"], pre_integrated_embedding_obsm_key="before", progress_bar=False
@@ -56,9 +65,9 @@ def main() -> None:
         with np.load(path) as stored:
             job = {name: stored[name] for name in stored.files}
         scib_metrics.nearest_neighbors.pynndescent = exactly
-        exact, _ = scored(job)  # which also compiles for these shapes
+        exact, _ = scored(job, largest_first(job["labels"]))  # which also compiles for these shapes
         scib_metrics.nearest_neighbors.pynndescent = search
-        own, seconds = scored(job)
+        own, seconds = scored(job, job["labels"])
         fifty = NeighborsResults(indices=job["near"], distances=job["distances"].astype(np.float32))
         fifty = fifty.subset_neighbors(50)
         clusters = KMeans(len(np.unique(job["labels"])))
