@@ -118,8 +118,9 @@ def compared(number: int, seed: int) -> list[dict]:
 
 
 def covers(embedded: Embedded, asked: dict[str, str], change: float) -> float:
-    """Share of intervals, relative to the last component, that hold the truth."""
-    table = ch.abundance(embedded, **asked, groups="component", reference=str(COMPONENTS - 1))
+    """Share of intervals, relative to the most frequent of the components that stay, that hold the truth."""
+    most = pd.Series(embedded.level_names("label")).value_counts().drop("0").index[0]
+    table = ch.abundance(embedded, **asked, groups="component", reference=most)
     truth = np.where(table.index == "0", change, 0.0) / np.log(2)
     return float(((table["lower"] <= truth) & (truth <= table["upper"])).mean())
 
@@ -168,7 +169,7 @@ def tables(runs: pd.DataFrame) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--worlds", type=int, default=30)
+    parser.add_argument("--worlds", type=int, default=60)
     parser.add_argument("--out", type=Path, default=results.FOLDER / "abundance.md")
     options = parser.parse_args()
     torch.set_num_threads(1)
