@@ -80,7 +80,8 @@ def de(
 
     Components of the model (``group="component=2"``) were drawn to differ, so that testing them on the same
     molecules finds differences where there are none. Each molecule goes to one of two halves at random:
-    cells are projected with the first half, which gives their components, and tested on the second.
+    cells are projected with the first half, which gives their components, and tested on the second. Where
+    genes vary far beyond Poisson within a cell, both halves share that, and p-values stay a little small.
 
     Parameters
     ----------
