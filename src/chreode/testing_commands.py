@@ -127,9 +127,10 @@ def _tell(table: pd.DataFrame) -> None:
 
 def _strongest(table: pd.DataFrame) -> Table:
     top = table.head(_SHOWN).reset_index()
-    shown = Table(title=f"The {many(len(top), 'smallest p-value')}")
-    shown.add_column(table.attrs["modality"], overflow="fold")
-    for name in ("log2 fold change", "from", "to", "p", "q", "mean", "against"):
+    title = f"The {many(len(top), 'smallest p-value')}: log2 fold change, means per ten thousand"
+    shown = Table(title=title)
+    shown.add_column(table.attrs["modality"], overflow="fold", min_width=9)
+    for name in ("change", "from", "to", "p", "q", "mean", "against"):
         shown.add_column(name, justify="right", no_wrap=True)
     names = top["symbol" if "symbol" in top else "feature"]
     columns = ["log2_fold_change", "lower", "upper", "p_value", "q_value", "mean", "mean_against"]
