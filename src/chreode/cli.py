@@ -248,16 +248,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Neither libraries' warnings, which are for developers, nor what reading logs: commands print that."""
-    reading = logging.getLogger("chreode.io")
-    before = reading.level
+    """Neither libraries' warnings, which are for developers, nor what we log: commands print that."""
+    ours = [logging.getLogger(name) for name in ("chreode.io", "chreode.interpret.differential")]
+    before = [logger.level for logger in ours]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        reading.setLevel(logging.ERROR)
+        for logger in ours:
+            logger.setLevel(logging.ERROR)
         try:
             yield
         finally:
-            reading.setLevel(before)
+            for logger, level in zip(ours, before, strict=True):
+                logger.setLevel(level)
 
 
 def _tell(error: BaseException, typed: Sequence[str]) -> tuple[int, str]:
