@@ -118,9 +118,12 @@ def compared(number: int, seed: int) -> list[dict]:
 
 
 def covers(embedded: Embedded, asked: dict[str, str], change: float) -> float:
-    """Share of intervals, relative to the most frequent of the components that stay, that hold the truth."""
-    most = pd.Series(embedded.level_names("label")).value_counts().drop("0").index[0]
-    table = ch.abundance(embedded, **asked, groups="component", reference=most)
+    """Share of intervals, relative to a component that stays and no donor lacks, that hold the truth."""
+    least = pd.crosstab(embedded.level_names("donor"), embedded.level_names("label")).min()
+    whole = least.index[(least > 0) & (least.index != "0")]
+    if not len(whole):
+        return np.nan
+    table = ch.abundance(embedded, **asked, groups="component", reference=whole[0])
     truth = np.where(table.index == "0", change, 0.0) / np.log(2)
     return float(((table["lower"] <= truth) & (truth <= table["upper"])).mean())
 

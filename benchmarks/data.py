@@ -16,7 +16,7 @@ import scipy.sparse as sp
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["ASIDE", "FIVE", "KNOWN", "Known", "load"]
+__all__ = ["ASIDE", "FIVE", "KNOWN", "TYPES", "Known", "load"]
 
 FOLDER = Path(__file__).resolve().parents[2] / "shared" / "data"
 FIVE = ("pbmc68k", "pbmc3k", "kang", "haber", "sc_mixology")
@@ -49,6 +49,18 @@ class Known:
     n_features: int | None = None
 
 
+# One name for the types that two studies of blood share.
+TYPES = {
+    "Naive CD4 T": "CD4 T",
+    "Memory CD4 T": "CD4 T",
+    "CD4 T cells": "CD4 T",
+    "CD8 T cells": "CD8 T",
+    "CD14+ Mono": "CD14+ monocytes",
+    "CD14+ Monocytes": "CD14+ monocytes",
+    "FCGR3A+ Mono": "FCGR3A+ monocytes",
+    "FCGR3A+ Monocytes": "FCGR3A+ monocytes",
+    "B cells": "B",
+}
 _GENOTYPE = "genotype (demuxlet), doublets dropped: independent of the expression"
 KNOWN: dict[str, Known] = {
     "pbmc68k": Known(None, "bulk_labels", None, "correlation with sorted bulk populations"),
@@ -60,6 +72,12 @@ KNOWN: dict[str, Known] = {
     "bmmc": Known("bmmc_pathreg_lineages", "cell_type", "batch", "lineage by the authors of PathReg"),
     "paul15": Known("paul15_tradeseq", "cell_type", None, "clustering, named by the authors; a continuum"),
     "cbmc": Known("cbmc_citeseq", "cell_type", None, "clustering, named by the authors; proteins seen"),
+    "two_studies": Known(
+        None,
+        "type",
+        "study",
+        "clustering of each study; pbmc3k and control cells of kang, the types of both",
+    ),
     "starmap": Known(
         "starmap_mpfc", "cell_type", None, "clustering, named by the authors; cells without name dropped"
     ),
@@ -85,6 +103,8 @@ def load(name: str, *, folder: Path | None = None) -> AnnData:
         msg = f"Expected one of {', '.join(KNOWN)}; found {name!r}."
         raise KeyError(msg)
     known = KNOWN[name]
+    if name == "two_studies":
+        return _two_studies(folder)
     if known.file is None:
         return _pbmc68k()
     import anndata
@@ -112,6 +132,20 @@ def _rna(path: Path) -> AnnData:
         adata, shared = read_elem(file["mod/rna"]), read_elem(file["obs"])
     adata.obs = shared.loc[adata.obs_names]
     return adata
+
+
+def _two_studies(folder: Path | None) -> AnnData:
+    """Healthy blood of two studies and technologies: shared genes, and cells of the types both have."""
+    import anndata
+
+    parts = {name: load(name, folder=folder) for name in ("pbmc3k", "kang")}
+    parts["kang"] = parts["kang"][parts["kang"].obs["condition"].astype(str) == "ctrl"]
+    for name, cells in parts.items():
+        kind = cells.obs["cell_type"].astype(str)
+        parts[name] = cells = cells[kind.isin([*TYPES, *TYPES.values()])].copy()
+        kind = cells.obs["cell_type"].astype(str)
+        cells.obs = cells.obs[[]].assign(type=kind.map(TYPES).fillna(kind), study=name)
+    return anndata.concat(parts, join="inner", index_unique="-")
 
 
 def _pbmc68k() -> AnnData:

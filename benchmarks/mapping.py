@@ -40,17 +40,6 @@ import chreode as ch
 if TYPE_CHECKING:
     from anndata import AnnData
 
-TYPES = {
-    "Naive CD4 T": "CD4 T",
-    "Memory CD4 T": "CD4 T",
-    "CD4 T cells": "CD4 T",
-    "CD8 T cells": "CD8 T",
-    "CD14+ Mono": "CD14+ monocytes",
-    "CD14+ Monocytes": "CD14+ monocytes",
-    "FCGR3A+ Mono": "FCGR3A+ monocytes",
-    "FCGR3A+ Monocytes": "FCGR3A+ monocytes",
-    "B cells": "B",
-}
 SHIFTED = "chreode, shifted"
 
 
@@ -60,7 +49,7 @@ def studies() -> tuple[AnnData, AnnData, list[str]]:
     query = query[query.obs["condition"].astype(str) == "ctrl"].copy()
     for cells in (reference, query):
         names = cells.obs["cell_type"].astype(str)
-        cells.obs["type"] = names.map(TYPES).fillna(names)
+        cells.obs["type"] = names.map(data.TYPES).fillna(names)
     known = set(query.var_names)
     return reference, query, [gene for gene in reference.var_names if gene in known]
 

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from chreode.cells import Cells
     from chreode.model import LatentModel
 
-__all__ = ["Event", "Moment", "Plan", "Stop"]
+__all__ = ["FREE_STEPS", "Event", "Moment", "Plan", "Stop"]
+
+# Of 300, 600 and 1,500 the one that told held-out molecules of 100, 300 and 1,000 cells best.
+FREE_STEPS = 600
 
 
 class Moment:
@@ -138,7 +141,7 @@ class Plan:
     stop: Stop | None = field(default_factory=Stop)
     events: tuple[Event, ...] = ()
 
-    def with_steps(self, least: int, *, n_cells: int) -> Plan:
+    def with_steps(self, least: int = FREE_STEPS, *, n_cells: int) -> Plan:
         """The same with as many more epochs, and as many more between looks, as few cells need.
 
         Steps are what a fit learns by, and few cells have few in an epoch.
@@ -146,7 +149,7 @@ class Plan:
         Parameters
         ----------
         least
-            Steps, at least.
+            Steps, at least; what free codes need unless told otherwise.
         n_cells
             Cells that train.
         """

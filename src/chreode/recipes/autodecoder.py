@@ -66,7 +66,7 @@ def autodecoder(
     chosen = {modality: heads[likelihood or usual[described.kind]]}
     decoder = layered(layout, {"cell": dim}, heads=chosen, hidden=hidden)
     model = LatentModel({"cell": Latent(infer, Flat(dim))}, decoder)
-    plan = Plan(events=(start_codes(), centre_decoder()))
+    plan = Plan(events=(start_codes(), centre_decoder())).with_steps(n_cells=layout.n_cells)
     return Build(model, Objective(reconstruction()), replace(plan, lr={**plan.lr, "codes": code_lr}))
 
 
@@ -93,4 +93,5 @@ def autoencoder(
     chosen = {modality: heads[likelihood or usual[described.kind]]}
     decoder = layered(layout, {"cell": dim}, heads=chosen, hidden=hidden)
     model = LatentModel({"cell": Latent(Encoder(layout, dim, hidden=hidden[::-1]), Flat(dim))}, decoder)
-    return Build(model, Objective(reconstruction()), Plan(events=(centre_decoder(),)))
+    plan = Plan(events=(centre_decoder(),)).with_steps(n_cells=layout.n_cells)
+    return Build(model, Objective(reconstruction()), plan)

@@ -116,7 +116,7 @@ def scdgd(
         layered(layout, {"cell": dim}, heads={modality: head}, hidden=hidden),
     )
     events = _placement(latent, place_at, components, init)
-    return Build(model, _objective(prior_weight), _plan(update, code_lr, events))
+    return Build(model, _objective(prior_weight), _plan(layout, update, code_lr, events))
 
 
 @recipe(code="cell", cite=("dgd",))
@@ -177,7 +177,7 @@ def dgd(
         layered(layout, {"cell": dim}, heads={modality: head}, hidden=hidden),
     )
     events = _placement(latent, place_at, components, init)
-    return Build(model, _objective(prior_weight), _plan(update, code_lr, events))
+    return Build(model, _objective(prior_weight), _plan(layout, update, code_lr, events))
 
 
 def _prior(
@@ -235,8 +235,10 @@ def _objective(prior_weight: float | str) -> Objective:
     return Objective(reconstruction(), prior("cell"), hyperprior("cell", weight=float(prior_weight)))
 
 
-def _plan(update: Literal["visit", "epoch"], code_lr: float, events: tuple[Event, ...]) -> Plan:
-    plan = Plan(update=update, events=events)
+def _plan(
+    layout: Layout, update: Literal["visit", "epoch"], code_lr: float, events: tuple[Event, ...]
+) -> Plan:
+    plan = Plan(update=update, events=events).with_steps(n_cells=layout.n_cells)
     return replace(plan, lr={**plan.lr, "codes": code_lr})
 
 

@@ -70,7 +70,7 @@ def vad(
     prior = free_mixture(layout, dim, components, "tied") if mixture else StandardNormal(dim)
     model = LatentModel({"cell": Latent(infer, prior)}, decoder)
     events = placed("cell", at=place_at, components=components) if mixture else ()
-    plan = Plan(events=(start_codes(), centre_decoder(), *events))
+    plan = Plan(events=(start_codes(), centre_decoder(), *events)).with_steps(n_cells=layout.n_cells)
     plan = replace(plan, lr={**plan.lr, "codes": code_lr})
     return Build(model, Objective(reconstruction(), kl("cell")), plan)
 
@@ -108,6 +108,7 @@ def glo(
     infer = Codebook(layout.n_cells, dim, start=_start(layout, dim, init), radius=radius)
     model = LatentModel({"cell": Latent(infer, Ball(dim, radius=radius))}, decoder)
     plan = Plan(events=(start_codes(), centre_decoder(), describe_codes("cell")))
+    plan = plan.with_steps(n_cells=layout.n_cells)
     return Build(model, Objective(reconstruction()), replace(plan, lr={**plan.lr, "codes": code_lr}))
 
 
