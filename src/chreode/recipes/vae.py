@@ -183,9 +183,9 @@ def scvae(
 def scvi(
     layout: Layout,
     *,
-    dim: Dim = 10,
+    dim: Dim = 20,
     hidden: Annotated[tuple[Width, ...], MinLen(1)] = (128,),
-    likelihood: Counts = "zinb",
+    likelihood: Counts = "nb",
     dropout: Dropout = 0.1,
     encode_batch: bool = False,
     warm_up: Share = 0.25,
@@ -193,8 +193,8 @@ def scvi(
     r"""Single-cell variational inference: an encoder, a standard normal prior, counts.
 
     .. math::
-        z_i \sim N(0, I), \quad x_{ij} \sim \mathrm{ZINB}\big(s_i\,\mathrm{softmax}(f(z_i, b_i))_j,\
-        \theta_j,\ \pi_{ij}\big)
+        z_i \sim N(0, I), \quad x_{ij} \sim \mathrm{NB}\big(s_i\,\mathrm{softmax}(f(z_i, b_i))_j,\
+        \theta_j\big)
 
     with inference and objective as of `vae`. The page *scvi* of the documentation has the whole process and
     the deviations from the paper (doi:10.1038/s41592-018-0229-2).
@@ -206,7 +206,7 @@ def scvi(
     hidden
         Widths of the decoder's hidden layers, and in reverse of the encoder's.
     likelihood
-        Of the counts.
+        Of the counts; ``zinb`` as published.
     encode_batch
         Whether the encoder sees the batch and covariates too; without, it encodes cells of any batch.
     """
