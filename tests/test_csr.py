@@ -45,6 +45,21 @@ def test_columns_become_rows(wide: bool) -> None:
     assert turned.shape == (9, 6)
     assert torch.equal(turned.dense(), csr.dense().T)
     assert turned.crow.dtype == torch.int64
+    grad = torch.randn(4, 6).T  # not contiguous
+    found = csr.transposed_product(grad)
+    assert torch.allclose(found, csr.dense().T @ grad)
+    assert found.is_contiguous()
+
+
+@pytest.mark.parametrize("wide", [False, True], ids=["32 bits", "64 bits"])
+def test_products_with_dense_matrices(wide: bool) -> None:
+    csr = CSR.of(matrix())
+    if wide:
+        csr = CSR(csr.crow, csr.col.long(), csr.value, csr.width)
+    weight = torch.randn(9, 3)
+    assert torch.allclose(csr @ weight, csr.dense() @ weight, atol=1e-6)
+    double = csr.with_value(csr.value.double())
+    assert torch.allclose(double.transposed_product(torch.eye(6).double()), double.dense().T)
 
 
 def test_scipy_shares_the_memory() -> None:

@@ -117,6 +117,17 @@ class CSR:
         """Product with a dense matrix, at the cost of the non-zeros."""
         return self.torch() @ dense
 
+    def transposed_product(self, dense: Float[Tensor, "n d"]) -> Float[Tensor, "g d"]:
+        """``X^T`` times a dense matrix, at the cost of the non-zeros."""
+        if not self._small() or dense.dtype != self.value.dtype:
+            return self.transposed() @ dense
+        turned = self.scipy().tocsc()
+        parts = (torch.from_numpy(x) for x in (turned.indptr, turned.indices, turned.data))
+        # Of 32-bit positions and into a place of its own: half the time of `@`, which fills and copies.
+        out = dense.new_empty(self.width, dense.shape[1])
+        left = _sparse(*parts, (self.width, len(self)))
+        return torch.addmm(out, left, dense.contiguous(), beta=0, out=out)
+
     def transposed(self) -> CSR:
         """The same matrix with rows for columns."""
         if self._small():
@@ -132,10 +143,9 @@ class CSR:
 
     def torch(self) -> Tensor:
         """The same memory as a PyTorch sparse matrix."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
-            col = self.col.to(self.crow.dtype)
-            return torch.sparse_csr_tensor(self.crow, col, self.value, self.shape, check_invariants=False)
+        # MKL multiplies by 32-bit positions, and would copy longer ones.
+        crow, col = (self.crow.int(), self.col) if self._small() else (self.crow, self.col.long())
+        return _sparse(crow, col, self.value, self.shape)
 
     def dense(self) -> Float[Tensor, "n g"]:
         """A dense copy; for minibatches and tests, never for a data set."""
@@ -170,6 +180,13 @@ class CSR:
             torch.from_numpy(csr.data.astype(np.float32)),
             csr.shape[1],
         )
+
+
+def _sparse(crow: Tensor, col: Tensor, value: Tensor, shape: tuple[int, int]) -> Tensor:
+    """A sparse matrix of PyTorch's, of the same memory."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
+        return torch.sparse_csr_tensor(crow, col, value, shape, check_invariants=False)
 
 
 def repeat(values: Tensor, counts: Int[Tensor, " n"], total: int) -> Tensor:

@@ -34,7 +34,7 @@ class _SparseProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return ctx.values.transposed() @ grads[0].contiguous(), None
+        return ctx.values.transposed_product(grads[0]), None
 
 
 class SparseLinear(nn.Module):
