@@ -179,7 +179,7 @@ def test_cells_with_peaks_alone_are_trained(paired):
 
 def test_an_encoder_of_several_modalities_is_refused(model):
     with pytest.raises(InputError, match="model of one modality to distil"):
-        ch.fitted.distil(model, epochs=1)
+        ch.distil(model, epochs=1)
 
 
 def test_a_model_without_its_cells_still_decodes(model, tmp_path):

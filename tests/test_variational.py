@@ -181,10 +181,10 @@ def test_free_gaussians_are_as_wide_as_the_posterior() -> None:
 
 def test_held_out_cells_are_encoded_anew_at_every_look() -> None:
     """Not by what the encoder said of them at the first look."""
-    from chreode.fit import split
     from chreode.held_out import halves, spent
     from chreode.loop import mix
     from chreode.posthoc import project
+    from chreode.train import split
 
     cells = tiny()
     model = ch.fit(cells, ch.recipes.scvi(dim=3, hidden=(8,)), epochs=60, progress=False)

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from chreode import evaluate, recipes, report
     from chreode.compare import compare
+    from chreode.distil import distil
     from chreode.embedded import Embedded
     from chreode.errors import InputError
     from chreode.evaluate.doublets import doublets
-    from chreode.fitted import FittedModel, distil, fit, load
+    from chreode.fit import fit
+    from chreode.fitted import FittedModel
     from chreode.interpret import abundance, de, markers, pseudobulk
     from chreode.interpret.loadings import loadings, variance_explained
     from chreode.interpret.proteins import foreground
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from chreode.io.read import read
     from chreode.io.simulate import simulate
     from chreode.levels import add_levels
+    from chreode.load import load
     from chreode.perturb import linkage
     from chreode.recipe import recipe
     from chreode.scvi_tools import from_scvi
@@ -71,14 +74,14 @@ _WHERE = {
     "compare": "chreode.compare:compare",
     "datasets": "chreode.io.datasets",
     "de": "chreode.interpret.differential:de",
-    "distil": "chreode.fitted:distil",
+    "distil": "chreode.distil:distil",
     "doublets": "chreode.evaluate.doublets:doublets",
     "evaluate": "chreode.evaluate",
-    "fit": "chreode.fitted:fit",
+    "fit": "chreode.fit:fit",
     "foreground": "chreode.interpret.proteins:foreground",
     "from_scvi": "chreode.scvi_tools:from_scvi",
     "linkage": "chreode.perturb.linkage:linkage",
-    "load": "chreode.fitted:load",
+    "load": "chreode.load:load",
     "loadings": "chreode.interpret.loadings:loadings",
     "markers": "chreode.interpret.markers:markers",
     "pseudobulk": "chreode.interpret.pseudobulk:pseudobulk",

@@ -14,7 +14,6 @@ from rich.text import Text
 import chreode.recipes  # noqa: F401  (registers chreode's own)
 from chreode.errors import InputError
 from chreode.evaluate.labels import write_labels
-from chreode.fitted import load
 from chreode.folder import fitted_cells, fresh_file, model_folder, new_folder
 from chreode.interpret.markers import markers
 from chreode.io.annotate import annotated_copy, annotated_suffix
@@ -22,6 +21,7 @@ from chreode.io.read import read
 from chreode.io.schema import listing
 from chreode.io.write import write_csv
 from chreode.levels import add_levels as with_levels
+from chreode.load import load
 from chreode.recipe import BY_DATA, named, registry
 from chreode.references import references
 from chreode.words import many

@@ -16,13 +16,13 @@ import numpy as np
 from chreode.checkpoint import differences
 from chreode.comparison import PURPOSES, Comparison
 from chreode.errors import InputError
-from chreode.fit import check
 from chreode.folder import FORMAT, Run, new_folder, write_json
 from chreode.io.obsm import read_embedding
 from chreode.io.write import atomic_path
 from chreode.loop import Call
 from chreode.recipe import Recipe, named
 from chreode.split import Split
+from chreode.train import check
 from chreode.trial import Trial
 from chreode.trials import Trials
 

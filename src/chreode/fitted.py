@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,29 +11,29 @@ import torch
 
 from chreode import posthoc, storage
 from chreode.axes import Tensor
-from chreode.cells import Cells, Reading
 from chreode.embedded import Embedded
 from chreode.errors import InputError
-from chreode.fit import check, train
-from chreode.infer import Encoder
 from chreode.io.read import read
-from chreode.io.schema import listing
-from chreode.layout import Layout
 from chreode.loop import Call
-from chreode.recipe import Recipe, named
 from chreode.subset import refit
+from chreode.train import check
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     import anndata as ad
     import mudata as md
     import pandas as pd
 
+    from chreode.cells import Cells, Reading
     from chreode.evaluate.outliers import Reference
+    from chreode.infer import Encoder
+    from chreode.layout import Layout
     from chreode.model import LatentModel
+    from chreode.recipe import Recipe
 
-__all__ = ["FittedModel", "distil", "fit", "load"]
+__all__ = ["FittedModel"]
 
 
 class FittedModel:
@@ -320,201 +318,3 @@ class FittedModel:
                 "these."
             )
             raise InputError(msg)
-
-
-def fit(
-    cells: Cells,
-    recipe: Recipe,
-    *,
-    epochs: int | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    devices: int = 1,
-    precision: str = "auto",
-    validation: float = 0.1,
-    checkpoint: str | Path | None = None,
-    progress: bool = True,
-) -> FittedModel:
-    """Fit a recipe to cells.
-
-    Parameters
-    ----------
-    cells
-        From `chreode.read`.
-    recipe
-        From `chreode.recipes`.
-    epochs
-        Passes over the cells at most; None takes the recipe's.
-    seed
-        Of everything random in this call; nothing global changes.
-    device
-        ``auto`` (CUDA if there is one, else the CPU), ``cpu``, ``cuda`` or ``mps``.
-    devices
-        How many. With more than one, each owns its cells and their codes; call from under
-        ``if __name__ == "__main__":``, since further processes are spawned.
-    precision
-        ``auto``: single precision, but on CPUs that multiply bfloat16 faster the last layer is trained on
-        numbers rounded to it before they are multiplied (`chreode.decoders.product.Product`); else as
-        Lightning Fabric names it: ``32-true``, ``bf16-mixed``, ...
-    validation
-        Share of the cells whose held-out molecules decide when to stop; 0 trains all epochs on all cells.
-    checkpoint
-        A folder for atomic checkpoints; the same call on it resumes, and returns a finished run's model.
-    progress
-        Whether to show a bar.
-
-    Returns
-    -------
-    FittedModel
-        Its ``embedded`` covers every cell read, in the file's order.
-
-    Raises
-    ------
-    InputError
-        Before training: for arguments out of range, cells without counts, a likelihood that does not hold
-        the values, or a checkpoint of another call.
-    NonFinite
-        When the loss stops being a number; names term, step, cells and features.
-    """
-    call = Call(
-        epochs, seed, device, devices, precision, validation, checkpoint and str(checkpoint), progress
-    )
-    check(cells, recipe, call)
-    cells = _modelled(cells, recipe)
-    trained = train(cells, recipe, call)
-    module = trained.build.model
-    model = FittedModel(
-        module,
-        layout=replace(cells.layout, n_cells=len(trained.rows)),
-        reading=cells.reading,
-        recipe=recipe,
-        history=trained.history,
-    )
-    mask = np.zeros(len(cells), dtype=bool)
-    mask[trained.rows.numpy()] = True
-    codes = posthoc.codes_of_all(module, cells, mask)
-    model.embedded = model.embed(cells, trained=mask, codes=codes)
-    return model
-
-
-def _modelled(cells: Cells, recipe: Recipe) -> Cells:
-    """The cells in the modalities that the recipe models."""
-    first, *others = cells.layout.modalities
-    if recipe.definition.joint or not others:
-        return cells
-    logging.getLogger(__name__).warning(
-        "%s models one modality: %s is used and %s left out. Read with modalities=... to choose, or fit a "
-        "recipe of several, such as multidgd.",
-        recipe.name,
-        first,
-        listing(others),
-    )
-    return cells.only(first)
-
-
-def load(folder: str | Path, *, recipe: Recipe | None = None) -> FittedModel:
-    """Load a model that `FittedModel.save` wrote; nothing in the folder is run.
-
-    Parameters
-    ----------
-    folder
-        Where it is: what was saved, or the folder of a finished ``chreode fit``.
-    recipe
-        Needed only for a recipe that is not chreode's own: the recipe it was fitted with.
-
-    Raises
-    ------
-    InputError
-        When the folder is not a whole model of a format this version reads, or its recipe is unknown.
-    """
-    import pandas as pd
-
-    facts, tensors = storage.read_folder(folder)
-    layout = Layout.from_json(facts["layout"])
-    recipe = recipe or named(facts["recipe"]["name"], facts["recipe"]["arguments"])
-    module = recipe.build(layout).model
-    weights = tensors["model.safetensors"]
-    encoders = {}
-    for latent, widths in facts["encoders"].items():
-        prefix = f"encoders.{latent}."
-        encoders[latent] = Encoder(layout, widths[-1], hidden=widths[:-1]).eval()
-        encoders[latent].load_state_dict(
-            {k.removeprefix(prefix): weights.pop(k) for k in list(weights) if k.startswith(prefix)}
-        )
-    missing, unexpected = module.load_state_dict(weights, strict=False)
-    if unexpected or any(not name.endswith("infer.weight") for name in missing):
-        msg = (
-            f"Expected the weights of {recipe.name} with these arguments in {folder}; found others "
-            f"(missing: {missing[:3]}, unexpected: {unexpected[:3]}). Give the recipe it was fitted with."
-        )
-        raise InputError(msg)
-    module.eval()
-    model = FittedModel(
-        module,
-        layout=layout,
-        reading=Reading.from_json(facts["reading"]),
-        recipe=recipe,
-        history=pd.read_csv(Path(folder) / "history.csv"),
-        encoders=encoders,
-    )
-    stored = tensors.get("cells.safetensors", {})
-    from chreode.evaluate.outliers import Reference
-
-    model.reference = Reference.from_tensors(stored)
-    model.embedded = Embedded.from_tensors(
-        module,
-        layout,
-        stored,
-        names=facts["names"],
-        code=model.code,
-        recipe=recipe.name,
-        reading=model.reading,
-    )
-    return model
-
-
-def distil(
-    model: FittedModel, source: Any = None, *, epochs: int = 40, seed: int = 0, progress: bool = True
-) -> FittedModel:
-    """Train an encoder on the learned codes; later projections are instant.
-
-    Parameters
-    ----------
-    model
-        Stays as it is.
-    source
-        The cells to learn from, by default the fitted ones (whose counts a loaded model no longer has).
-    epochs, seed, progress
-        Of the encoder's training.
-
-    Returns
-    -------
-    FittedModel
-        The same model with encoders; ``project(source, refine=20)`` moves their codes by a few steps.
-    """
-    if len(model.layout.modalities) > 1:
-        msg = (
-            f"Expected a model of one modality to distil; found {listing(model.layout.modalities)}. Project "
-            "without an encoder: model.project(source)."
-        )
-        raise InputError(msg)
-    embedded = model.embedded if source is None else model.project(source)
-    if not embedded.cells.measured:
-        msg = (
-            "Expected cells with counts to distil from; found a loaded model. Give the data: distil(model, "
-            "source)."
-        )
-        raise InputError(msg)
-    encoders = posthoc.distil(
-        model.module, embedded.cells, embedded.codes, epochs=epochs, seed=seed, progress=progress
-    )
-    other = FittedModel(
-        model.module,
-        layout=model.layout,
-        reading=model.reading,
-        recipe=model.recipe,
-        history=model.history,
-        encoders=encoders,
-    )
-    other.embedded, other.reference = model.embedded, model.reference
-    return other

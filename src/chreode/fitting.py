@@ -19,8 +19,7 @@ import chreode.recipes  # noqa: F401  (registers chreode's own)
 from chreode.errors import InputError
 from chreode.evaluate import component_table, score_embedding
 from chreode.evaluate.held_out import scores as held_out_scores
-from chreode.fitted import FittedModel
-from chreode.fitted import fit as fit_cells
+from chreode.fit import fit as fit_cells
 from chreode.folder import Run, new_folder, write_json
 from chreode.io.annotate import annotated_copy, annotated_suffix
 from chreode.io.read import read
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from chreode.cells import Cells
+    from chreode.fitted import FittedModel
 
 __all__ = ["Asked", "Stopped", "demo", "fit", "scores_of"]
 

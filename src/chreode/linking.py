@@ -12,11 +12,11 @@ from rich.text import Text
 
 import chreode.recipes  # noqa: F401  (registers chreode's own)
 from chreode.errors import InputError
-from chreode.fitted import load
 from chreode.folder import check_fresh, fitted_cells, fresh_file, model_folder
 from chreode.io.genes import read_genes
 from chreode.io.schema import listing
 from chreode.io.write import atomic_path
+from chreode.load import load
 from chreode.perturb.linkage import linkage, linkage_figure
 from chreode.words import many
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from chreode.axes import Tensor
-from chreode.fit import Trained, begin
 from chreode.loop import Call, mix, run, seeded
 from chreode.optim import codebooks
 from chreode.priors import Mixture
+from chreode.train import Trained, begin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

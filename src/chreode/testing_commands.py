@@ -11,11 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 import chreode.recipes  # noqa: F401  (registers chreode's own)
-from chreode.fitted import load
 from chreode.folder import check_fresh, fresh_file, kept_counts, model_folder
 from chreode.interpret.differential import de, volcano_figure
 from chreode.interpret.pseudobulk import pseudobulk
 from chreode.io.write import atomic_path
+from chreode.load import load
 from chreode.words import many
 
 if TYPE_CHECKING:

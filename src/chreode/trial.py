@@ -21,7 +21,7 @@ from chreode.errors import InputError
 from chreode.evaluate import leiden
 from chreode.evaluate.in_parts import embedding_in_parts, molecules_in_parts
 from chreode.evaluate.neighbours import nearest
-from chreode.fitted import FittedModel, fit
+from chreode.fit import fit
 from chreode.io.write import atomic_path
 from chreode.loop import NonFinite, mix
 from chreode.memory import peak_resident
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from chreode.cells import Cells
     from chreode.comparison import Result
+    from chreode.fitted import FittedModel
     from chreode.layout import Role
     from chreode.recipe import Recipe
 
