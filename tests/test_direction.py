@@ -28,7 +28,7 @@ ORDER = [
     ["posthoc", "split", "subset"],
     ["references"],
     ["storage"],
-    ["expected", "posterior"],
+    ["expected", "intervene", "posterior", "written"],
     ["generate"],
     ["embedded"],
     ["evaluate", "perturb", "interpret"],

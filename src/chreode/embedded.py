@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
-from chreode import storage
 from chreode.axes import Float, Int, Tensor
 from chreode.cells import Cells, Reading
 from chreode.errors import InputError
 from chreode.expected import blank, expected, totals
 from chreode.generate import again
+from chreode.intervene import average, do
 from chreode.io.schema import listing, nearest
 from chreode.posterior import posterior
 from chreode.words import many
+from chreode.written import write
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import anndata as ad
     import mudata as md
-    import pandas as pd
 
     from chreode.layout import Layout
     from chreode.model import LatentModel
@@ -134,7 +132,7 @@ class Embedded:
         """The distribution that codes of the main latent decode to, at size 1 and average covariates."""
         cells = blank(self.cells.layout, len(z))
         codes = {
-            name: z if name == self.code else self._average(name).expand(len(z), -1)
+            name: z if name == self.code else average(self, name).expand(len(z), -1)
             for name in self.module.latents
         }
         return self.module.decoder(codes, cells)[self.modality(modality)]
@@ -225,10 +223,7 @@ class Embedded:
         InputError
             For a column that does not condition the decoder, or a level that the model does not know.
         """
-        for name, level in levels.items():
-            self._refuse_idle(name, level)
-        cells = self.cells.do(**levels)
-        return self.replace(cells=cells, codes={**self.codes, **self._codes_of(cells, levels)})
+        return do(self, levels)
 
     def replace(self, *, cells: Cells, codes: Mapping[str, Tensor] | None = None) -> Embedded:
         """Other cells, or other codes."""
@@ -267,28 +262,6 @@ class Embedded:
         return Embedded(
             self.module, self.cells[some], at, code=self.code, recipe=self.recipe, trained=self.trained[rows]
         )
-
-    def _codes_of(self, cells: Cells, levels: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Codes of latents whose components are levels: the mean of the level that was set, or of all."""
-        columns = {self.cells.layout.resolve(name).column for name in levels}
-        moved = {}
-        for name, latent in self.module.latents.items():
-            if name == self.code or not latent.column:
-                continue
-            column = self.cells.layout.resolve(latent.column).column
-            if column in columns:
-                means = latent.prior.modes().detach()
-                level = cells.covariates[column]
-                known = (level >= 0)[:, None]
-                moved[name] = torch.where(known, means[level.clamp(min=0)], self._average(name))
-        return moved
-
-    def _average(self, latent: str) -> Float[Tensor, " d"]:
-        """The code of an average cell in another latent than the main one."""
-        part = self.module.latents[latent]
-        if part.column:
-            return part.prior.mixture().weights.detach() @ part.prior.modes().detach()
-        return self.codes[latent].mean(0)
 
     def uncertainty(self) -> np.ndarray:
         """How well each dimension of the code is known: standard deviations of its posterior, ``n x d``.
@@ -339,56 +312,7 @@ class Embedded:
         InputError
             When a cell of the table is not among these, and as `expected` does.
         """
-        several: Mapping[str, ad.AnnData] = adata if isinstance(adata, Mapping) else {"": adata}
-        places = [(one, self._positions(one, name)) for name, one in several.items()]
-        tables = {name: self._expected_table(name) for name in expected}
-        for one, position in places:
-            self._write(one, position)
-            for name, table in tables.items():
-                one.obsm[f"{self.recipe}_expected_{name}"] = table.iloc[position].set_axis(one.obs_names)
-
-    def _expected_table(self, modality: str) -> pd.DataFrame:
-        import pandas as pd
-
-        described = self.cells.layout.modalities[self.modality(modality)]
-        size = 10_000 if described.kind == "counts" else None
-        return pd.DataFrame(self.expected(modality, size=size), columns=pd.Index(described.names))
-
-    def _positions(self, adata: ad.AnnData, name: str = "") -> Int[np.ndarray, " n"]:
-        """Where the cells of a table, which was read under a name, are among these."""
-        import pandas as pd
-
-        known, cells = pd.Index(self.names), pd.Index(adata.obs_names.astype(str))
-        position = known.get_indexer(cells)
-        if name and (position < 0).any():
-            position = known.get_indexer(f"{name}:" + cells)
-        if not (position < 0).any():
-            return position
-        lost, after = cells[position < 0], {str(cell).partition(":")[2] for cell in self.names}
-        msg = (
-            f"Expected a table of the embedded cells; found {len(lost)} others ({', '.join(lost[:3])}, ...). "
-        )
-        if after.issuperset(cells):
-            msg += "Several sets were read by name: write({'a': ..., 'b': ...}) as they were read."
-        else:
-            msg += "Write into the data that was read, or project these cells first."
-        raise InputError(msg)
-
-    def _write(self, adata: ad.AnnData, position: Int[np.ndarray, " n"]) -> None:
-        import pandas as pd
-
-        for name, value in self.embeddings.items():
-            key = f"X_{self.recipe}" if name == self.code else f"X_{self.recipe}_{name}"
-            adata.obsm[key] = value[position]
-        if int(self.module.latents[self.code].prior.count) > 0:
-            probabilities = self.probabilities()[position]
-            adata.obsm[f"{self.recipe}_probabilities"] = probabilities
-            chosen = pd.Categorical.from_codes(probabilities.argmax(1), categories=self.component_names)
-            adata.obs[f"{self.recipe}_component"] = chosen
-        adata.obs[f"{self.recipe}_trained"] = self.trained[position]
-        adata.uns["chreode"] = json.dumps(
-            {"recipe": self.recipe, "reading": self.cells.reading.to_json(), "versions": storage.versions()}
-        )
+        write(self, adata, expected=expected)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a saved model keeps of these cells: codes, sizes, panels, covariates; never counts."""
@@ -418,26 +342,6 @@ class Embedded:
         cells = Cells(layout, names=names, measured={}, reading=reading, **parts)
         trained = kept["trained"].numpy() if "trained" in kept else np.zeros(0, dtype=bool)
         return cls(module, cells, under("codes"), code=code, recipe=recipe, trained=trained)
-
-    def _refuse_idle(self, name: str, level: str | float | None) -> None:
-        """Refuse to set what neither conditions the decoder nor tells a supervised prior."""
-        layout = self.cells.layout
-        covariate = layout.find(name)
-        columns = {latent.column for latent in self.module.latents.values()}
-        if covariate and (covariate.role != "label" or covariate.column in columns or level is None):
-            return
-        known = listing(layout.conditions)
-        if covariate is None:
-            found, column = f"{name!r}.{nearest(name, layout.conditions)}", "COLUMN"
-        else:
-            found = f"{name!r}, which was read as the label: it conditions nothing, so nothing would change."
-            column = covariate.column
-        one = "Name one of these, or fit" if layout.conditions else "Fit"
-        msg = (
-            f"Expected a column that conditions the decoder ({known}); found {found} {one} on cells read "
-            f"with batch={column!r} or covariates={column!r}."
-        )
-        raise InputError(msg)
 
     def modality(self, modality: str | None) -> str:
         """The modality that is meant: the first where none is named.

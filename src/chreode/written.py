@@ -1,0 +1,80 @@
+"""What a user's data is given of embedded cells: codes, components, expected values, provenance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from chreode import storage
+from chreode.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import anndata as ad
+    import numpy as np
+    import pandas as pd
+
+    from chreode.axes import Int
+
+__all__ = ["write"]
+
+
+def write(embedded: Any, adata: ad.AnnData | Mapping[str, ad.AnnData], *, expected: Sequence[str]) -> None:
+    """Write into the user's AnnData, or several by name; see `chreode.embedded.Embedded.write`."""
+    several: Mapping[str, ad.AnnData] = adata if isinstance(adata, Mapping) else {"": adata}
+    places = [(one, _positions(embedded, one, name)) for name, one in several.items()]
+    tables = {name: _expected_table(embedded, name) for name in expected}
+    for one, position in places:
+        _write(embedded, one, position)
+        for name, table in tables.items():
+            one.obsm[f"{embedded.recipe}_expected_{name}"] = table.iloc[position].set_axis(one.obs_names)
+
+
+def _expected_table(embedded: Any, modality: str) -> pd.DataFrame:
+    import pandas as pd
+
+    described = embedded.cells.layout.modalities[embedded.modality(modality)]
+    size = 10_000 if described.kind == "counts" else None
+    return pd.DataFrame(embedded.expected(modality, size=size), columns=pd.Index(described.names))
+
+
+def _positions(embedded: Any, adata: ad.AnnData, name: str = "") -> Int[np.ndarray, " n"]:
+    """Where the cells of a table, which was read under a name, are among these."""
+    import pandas as pd
+
+    known, cells = pd.Index(embedded.names), pd.Index(adata.obs_names.astype(str))
+    position = known.get_indexer(cells)
+    if name and (position < 0).any():
+        position = known.get_indexer(f"{name}:" + cells)
+    if not (position < 0).any():
+        return position
+    lost, after = cells[position < 0], {str(cell).partition(":")[2] for cell in embedded.names}
+    msg = f"Expected a table of the embedded cells; found {len(lost)} others ({', '.join(lost[:3])}, ...). "
+    if after.issuperset(cells):
+        msg += "Several sets were read by name: write({'a': ..., 'b': ...}) as they were read."
+    else:
+        msg += "Write into the data that was read, or project these cells first."
+    raise InputError(msg)
+
+
+def _write(embedded: Any, adata: ad.AnnData, position: Int[np.ndarray, " n"]) -> None:
+    import pandas as pd
+
+    for name, value in embedded.embeddings.items():
+        key = f"X_{embedded.recipe}" if name == embedded.code else f"X_{embedded.recipe}_{name}"
+        adata.obsm[key] = value[position]
+    if int(embedded.module.latents[embedded.code].prior.count) > 0:
+        probabilities = embedded.probabilities()[position]
+        adata.obsm[f"{embedded.recipe}_probabilities"] = probabilities
+        chosen = pd.Categorical.from_codes(probabilities.argmax(1), categories=embedded.component_names)
+        adata.obs[f"{embedded.recipe}_component"] = chosen
+    adata.obs[f"{embedded.recipe}_trained"] = embedded.trained[position]
+    adata.uns["chreode"] = json.dumps(
+        {
+            "recipe": embedded.recipe,
+            "reading": embedded.cells.reading.to_json(),
+            "versions": storage.versions(),
+        }
+    )
