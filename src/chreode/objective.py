@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import nn
 
-from chreode.axes import Bool, Tensor
+from chreode.axes import Tensor
+from chreode.infer.fused import kept
 from chreode.penalties import dhsic
 
 if TYPE_CHECKING:
@@ -158,18 +159,11 @@ def reconstruction(modality: str | None = None, *, weight: float = 1.0, drop: fl
         cells = trace.cells
         there = torch.stack([cells.present[m] for m in names])
         if drop and model.training:
-            there = there & _kept(there, drop)
+            there = kept(there, drop)
         parts = [trace.observed[m].log_prob(cells.measured[m]) for m in names]
         return -(torch.stack(parts) * there).sum(0)
 
     return Term("reconstruction" if modality is None else f"reconstruction {modality}", of, weight)
-
-
-def _kept(there: Bool[Tensor, "m n"], drop: float) -> Bool[Tensor, "m n"]:
-    """All, or in some columns one that is there."""
-    luck = torch.rand(there.shape, device=there.device).masked_fill(~there, -1.0)
-    every = torch.rand(there.shape[1], device=there.device) >= drop
-    return (luck == luck.max(0).values) | every
 
 
 def prior(latent: str, *, weight: float = 1.0) -> Term:
