@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["CSR", "Cells", "Reading"]
 
+_ROUNDS = 50
+_LEAST = 1e-9  # what is divided by
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -225,6 +228,30 @@ class Cells:
         """Sum of what was measured of each feature."""
         measured = self.measured[modality]
         return measured.sum_columns() if isinstance(measured, CSR) else measured.sum(0)
+
+    def whole_sums(self, modality: str) -> Float[Tensor, " g"]:
+        r"""`column_sums` as if every panel had all features: of what one lacks, the other cells tell.
+
+        .. math:: t_g \frac{\sum_p d_p}{\sum_{p \ni g} d_p}, \qquad
+                  d_p = s_p \Big/ \sum_{g \in p} \rho_g \ \text{(of counts)}
+
+        with :math:`t_g` the sums, :math:`\rho` the shares that come out and :math:`s_p` the counts of panel
+        p; of values that are not counts, :math:`d_p` is its number of cells. Panels may differ in depth:
+        these shares have the largest multinomial likelihood, and are found by iteration.
+        """
+        total = self.column_sums(modality)
+        if modality not in self.panels:
+            return total
+        panels, there = self.panels[modality].to(total), self.present[modality]
+        panel = self.panel[modality][there]
+        weight = torch.bincount(panel, minlength=len(panels)).to(total)
+        if self.layout.modalities[modality].kind == "counts":
+            size = torch.zeros_like(weight).index_add_(0, panel, self.size[modality][there].to(total))
+            for _ in range(_ROUNDS):
+                rate = total / (weight @ panels).clamp(min=_LEAST)
+                share = panels @ rate / rate.sum().clamp(min=_LEAST)
+                weight = size / share.clamp(min=_LEAST)
+        return total * (weight.sum() / (weight @ panels).clamp(min=_LEAST))
 
     def mask(self, modality: str) -> Bool[Tensor, "n g"] | None:
         """Which features each cell's panel measured; None when all were."""

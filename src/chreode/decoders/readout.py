@@ -98,7 +98,7 @@ class Readout(nn.Module):
         """
         for name, output in self.outputs.items():
             self.seen[name].note(cells)
-            total = cells.column_sums(name)
+            total = cells.whole_sums(name)
             self.heads[name].centre(output.bias[: len(total)], total, int(cells.present[name].sum()))
 
     def shrink(self, precision: float) -> None:

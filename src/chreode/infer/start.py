@@ -11,6 +11,7 @@ from torch import nn
 from chreode.axes import Float, Int, Tensor
 from chreode.cells import CSR, Cells
 from chreode.csr import repeat
+from chreode.infer.principal import leading, moments
 
 if TYPE_CHECKING:
     from chreode.layout import Layout
@@ -19,6 +20,7 @@ __all__ = ["PrincipalStart", "learn_shift", "remove_batches", "shifted"]
 
 _SAMPLE = 20_000  # cells that decide the components; the others are projected
 _ROWS = 1024  # cells worked on at a time
+_LEAST = 1e-9  # what is divided by
 
 
 class PrincipalStart(nn.Module):
@@ -30,7 +32,8 @@ class PrincipalStart(nn.Module):
 
     with :math:`c` the median total of the cells and :math:`\\sigma_g` the feature's standard deviation, as is
     usual before principal components of expression. Values that are not counts are only centred. A
-    feature that a panel did not measure counts as its mean.
+    feature that a panel did not measure is at its mean, which is that of the cells that were measured in it,
+    and a total is what it would be with all features, by their shares in those cells.
 
     Parameters
     ----------
@@ -51,6 +54,7 @@ class PrincipalStart(nn.Module):
     scale: Tensor
     cap: Tensor
     depth: Tensor
+    profile: Tensor
     shift: Tensor
 
     def __init__(
@@ -75,6 +79,7 @@ class PrincipalStart(nn.Module):
         self.register_buffer("scale", torch.ones(features))
         self.register_buffer("cap", torch.full((features,), torch.inf))
         self.register_buffer("depth", torch.ones(()))
+        self.register_buffer("profile", torch.ones(features))
         self.register_buffer("shift", torch.zeros(n_levels, dim))
 
     def learn(self, cells: Cells, *, seed: int) -> Float[Tensor, "n d"]:
@@ -84,22 +89,27 @@ class PrincipalStart(nn.Module):
         rng = np.random.default_rng(seed)
         sample = np.sort(rng.permutation(len(cells))[:_SAMPLE])
         some = cells[torch.from_numpy(sample)] if len(sample) < len(cells) else cells
-        size = some.size[self.modality]
-        self.depth.copy_(size[size > 0].median() if self.depths else torch.ones(()))
+        if self.depths:
+            self.profile.copy_(some.whole_sums(self.modality))
+            size = self._size(some)
+            self.depth.copy_(size[size > 0].median())
         if self.counts:
-            self._learn_scale(self._transform(some))
+            self._learn_scale(some, self._transform(some))
         values = self._transform(some)
         matrix: Any = values.scipy() if isinstance(values, CSR) else values.cpu().numpy()
         found = min(self.loadings.shape[1], min(matrix.shape) - 1)
         if found < 1 or not (values.value if isinstance(values, CSR) else values).var() > 0:
             return torch.zeros(len(cells), self.loadings.shape[1])  # nothing varies
-        # Never dense, and many times faster than the eigenvectors of a covariance of all features.
-        pca: Any = PCA(found, svd_solver="arpack", random_state=int(seed)).fit(matrix)
-        scale = float(np.sqrt(pca.explained_variance_[0])) or 1.0
-        # The sign of a component is arbitrary; fixing it makes runs comparable.
-        signs = np.sign(pca.components_[np.arange(found), np.abs(pca.components_).argmax(1)])
-        self.loadings[:, :found] = torch.from_numpy(pca.components_ * signs[:, None]).T.float() / scale
-        self.mean.copy_(torch.from_numpy(pca.mean_))
+        if self.modality in some.panels:
+            self._learn_masked(some, values, seed=seed)
+        else:
+            # Never dense, and many times faster than the eigenvectors of a covariance of all features.
+            pca: Any = PCA(found, svd_solver="arpack", random_state=int(seed)).fit(matrix)
+            scale = float(np.sqrt(pca.explained_variance_[0])) or 1.0
+            # The sign of a component is arbitrary; fixing it makes runs comparable.
+            signs = np.sign(pca.components_[np.arange(found), np.abs(pca.components_).argmax(1)])
+            self.loadings[:, :found] = torch.from_numpy(pca.components_ * signs[:, None]).T.float() / scale
+            self.mean.copy_(torch.from_numpy(pca.mean_))
         start = self._project(cells)
         return start if self.batch is None else learn_shift(self.shift, start, cells, self.batch, seed=seed)
 
@@ -112,7 +122,7 @@ class PrincipalStart(nn.Module):
         values = cells.measured[self.modality]
         if not self.depths or not isinstance(values, CSR):
             return values
-        factor = self.depth / cells.size[self.modality].clamp(min=1)
+        factor = self.depth / self._size(cells).clamp(min=1)
         new = torch.empty_like(values.value)
         # In blocks of rows: what is worked with is wider than what is kept.
         for at in range(0, len(cells), _ROWS):
@@ -123,14 +133,40 @@ class PrincipalStart(nn.Module):
             new[here] = torch.minimum(torch.log1p(scaled), self.cap[column]) / self.scale[column]
         return values.with_value(new)
 
-    def _learn_scale(self, values: CSR | Tensor) -> None:
+    def _size(self, cells: Cells) -> Tensor:
+        """Totals, those of a panel that lacks features divided by the share of the others."""
+        size = cells.size[self.modality]
+        if self.modality not in cells.panels:
+            return size
+        share = cells.panels[self.modality].to(self.profile) @ self.profile
+        share = share.clamp(min=_LEAST) / self.profile.sum().clamp(min=_LEAST)
+        return size / share[cells.panel[self.modality]]
+
+    def _learn_masked(self, cells: Cells, values: CSR | Tensor, *, seed: int) -> None:
+        """Means over the cells that were measured in a feature, and components of what is about them."""
+        m, dim = self.modality, self.loadings.shape[1]
+        entered = self._entered(cells, values)
+        mean, _ = moments(entered, m)
+        axes, along = leading(entered, {m: mean}, {m: torch.ones_like(mean)}, dim=dim, seed=seed)
+        self.loadings.copy_(axes[m] / (float(along[0]) or 1.0))
+        self.mean.copy_(mean)
+
+    def _entered(self, cells: Cells, values: CSR | Tensor) -> Cells:
+        """The cells with these values for theirs."""
+        return cells.replace(measured={**cells.measured, self.modality: values})
+
+    def _learn_scale(self, cells: Cells, values: CSR | Tensor) -> None:
         """Each feature's standard deviation, and where its values are cut; from values on their own scale."""
         if not isinstance(values, CSR):
             return
-        n = len(values)
-        mean = values.sum_columns() / n
-        square = values.with_value(values.value**2).sum_columns() / n
-        sd = (square - mean**2).clamp(min=0).sqrt()
+        if self.modality in cells.panels:
+            mean, variance = moments(self._entered(cells, values), self.modality)
+            sd = variance.sqrt()
+        else:
+            n = len(values)
+            mean = values.sum_columns() / n
+            square = values.with_value(values.value**2).sum_columns() / n
+            sd = (square - mean**2).clamp(min=0).sqrt()
         self.scale.copy_(torch.where(sd > 0, sd, 1))
         self.cap.copy_(mean + 10 * self.scale)
 
