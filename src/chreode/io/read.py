@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ from chreode.io.join import join
 from chreode.io.modality import Read, absent, learn_modality, reuse_modality
 from chreode.io.opening import open_source
 from chreode.io.schema import Schema, listing
-from chreode.io.source import MODALITY, Part
+from chreode.io.source import MODALITY
+from chreode.io.wanted import Fitted, inherited, parts_of
 from chreode.layout import Layout
 
 if TYPE_CHECKING:
@@ -32,15 +33,7 @@ if TYPE_CHECKING:
 
     from chreode.io.source import Source
 
-__all__ = ["Fitted", "read"]
-
-
-@runtime_checkable
-class Fitted(Protocol):
-    """What ``like=`` needs of a model: what it was trained on."""
-
-    layout: Layout
-    reading: Reading
+__all__ = ["read"]
 
 
 def read(
@@ -215,30 +208,9 @@ def _known(source: Source, schema: Schema) -> Schema:
     return replace(schema, label=label, covariates=covariates)
 
 
-def _parts(source: Source, schema: Schema) -> dict[str, Part]:
-    """The modalities that are asked for."""
-    if not source.parts:
-        # What a source of one modality holds, only the user can say.
-        if len(schema.modalities) > 1:
-            msg = (
-                f"Expected one modality of {source.name}, which does not say that it has several; found "
-                f"{listing(schema.modalities)}. Name one, or add a column 'feature_types' to its features."
-            )
-            raise InputError(msg)
-        return {(*schema.modalities, MODALITY)[0]: Part(source)}
-    wanted = [name for name in schema.modalities or source.parts if name in source.parts]
-    if len(wanted) > 1 and schema.features is not None and not isinstance(schema.features, Mapping):
-        msg = (
-            f"Expected features by modality, of {listing(wanted)}; found {schema.features!r} for all. Give "
-            f"features={{{wanted[0]!r}: ...}}."
-        )
-        raise InputError(msg)
-    return {name: source.parts[name] for name in wanted}
-
-
 def _learn(source: Source, schema: Schema, room: Room) -> Cells:
     """Read cells to train on: features, levels and scales are taken from them."""
-    parts = _parts(source, schema)
+    parts = parts_of(source, schema)
     n = len(source.cells)
     columns = [learn(source, name, role=role, unlabelled=schema.unlabelled) for name, role in schema.roles]
     batch = next((c for c in columns if c.covariate.role == "batch"), None)
@@ -253,7 +225,7 @@ def _reuse(source: Source, schema: Schema, like: Fitted, room: Room, *, add_leve
     """Read cells for a model: features, levels and scales are the model's."""
     known = like.layout.modalities
     asked = {"batch": schema.batch, "label": schema.label}
-    schema, parts, said = _inherited(schema, source, like)
+    schema, parts, said = inherited(schema, source, like)
     columns = [
         reuse(source, c, column=asked.get(c.role), add_levels=add_levels, unlabelled=schema.unlabelled)
         for c in like.layout.covariates.values()
@@ -269,84 +241,6 @@ def _reuse(source: Source, schema: Schema, like: Fitted, room: Room, *, add_leve
         one = schema.of_modality(name)
         read[name] = reuse_modality(parts[name], one, modality, room, one_of=len(known), n=n)
     return _cells(source, schema, columns, read, room, said=said)
-
-
-def _inherited(
-    schema: Schema, source: Source, like: Fitted
-) -> tuple[Schema, dict[str, Part], tuple[str, ...]]:
-    """The model's schema, changed where this call names another field, and the modalities it can use."""
-    if schema.covariates or schema.features is not None:
-        msg = "Expected the model to say which covariates and features are read; found them given with like=."
-        raise InputError(msg + " Leave covariates and features out.")
-    known = like.layout.modalities
-    if not source.parts and not schema.modalities:
-        schema = replace(schema, modalities=(MODALITY if MODALITY in known else next(iter(known)),))
-    parts = _parts(source, schema)
-    said: list[str] = []
-    if others := [name for name in parts if name not in known]:
-        said.append(f"{listing(others)} was left out, which the model does not know.")
-    parts = {name: part for name, part in parts.items() if name in known}
-    if not parts:
-        msg = (
-            f"Expected a modality that the model knows ({listing(known)}); found {listing(others)} in "
-            f"{source.name}. {_remedy(source, others[0], next(iter(known)))}"
-        )
-        raise InputError(msg)
-    kinds = {name: m.kind for name, m in known.items()}
-    for name in parts:
-        found = schema.of_modality(name).values
-        if found not in ("counts", kinds[name]):
-            msg = (
-                f"Expected values={kinds[name]!r}, as the model was trained; found {found!r}. Leave values "
-                "out."
-            )
-            raise InputError(msg)
-    changes: dict[str, str | None] = {}
-    for role, column in (("batch", schema.batch), ("label", schema.label)):
-        trained = next((c.column for c in like.layout.covariates.values() if c.role == role), None)
-        changes[role] = column or trained
-        if column and trained is None:
-            changes[role] = None
-            said.append(f"The model knows no {role}: column {column!r} was not read.")
-    trained = Schema.from_json(like.reading.schema) if like.reading.schema else Schema()
-    counts, more = _layers(schema, parts, trained)
-    covariates = tuple(c.column for c in like.layout.covariates.values() if c.role == "covariate")
-    given = replace(
-        schema,
-        counts=counts,
-        covariates=covariates,
-        values=kinds,
-        batch=changes["batch"],
-        label=changes["label"],
-        unlabelled=schema.unlabelled or trained.unlabelled,
-    )
-    return given, parts, (*said, *more)
-
-
-def _remedy(source: Source, found: str, known: str) -> str:
-    """How to say that a modality is one that the model knows."""
-    if source.parts:
-        return f"Give it that name: mudata.MuData({{{known!r}: mdata[{found!r}], ...}})."
-    return (
-        "Name what it holds: chreode.read(..., modalities=[...], like=model), --modality on the command line."
-    )
-
-
-def _layers(
-    schema: Schema, parts: Mapping[str, Part], trained: Schema
-) -> tuple[dict[str, str | None], tuple[str, ...]]:
-    """The layer of each modality: the one named here, or the one that training read."""
-    layers: dict[str, str | None] = {}
-    said: tuple[str, ...] = ()
-    for name, part in parts.items():
-        here: Any = schema.of_modality(name).counts
-        then: Any = trained.of_modality(name).counts
-        layers[name] = here or then
-        fields = list(part.source.fields)
-        if here is None and then not in (None, *fields) and fields == ["X"]:
-            layers[name] = None
-            said += (f"The model was trained on layer {then!r}; here there is only X, which was read.",)
-    return layers, said
 
 
 def _cells(
