@@ -19,7 +19,7 @@ import scipy.io
 from safetensors.torch import load_file
 
 import chreode as ch
-from chreode.loop import NonFinite
+from chreode.nonfinite import NonFinite
 from commandline import QUICK, chreode, contents, small
 
 READING = ("--label", "type", "--batch", "donor", "--covariate", "age")

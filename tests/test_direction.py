@@ -21,7 +21,7 @@ ORDER = [
     ["objective"],
     ["plan"],
     ["recipe"],
-    ["optim", "checkpoint", "settle", "held_out", "parcel"],
+    ["optim", "checkpoint", "settle", "held_out", "nonfinite", "parcel"],
     ["events"],
     ["loop"],
     ["train"],

@@ -19,7 +19,8 @@ import torch
 import chreode as ch
 from chreode.checkpoint import read_checkpoint
 from chreode.errors import InputError
-from chreode.loop import NonFinite, _Rank
+from chreode.loop import _Rank
+from chreode.nonfinite import NonFinite
 from chreode.plan import Stop
 from chreode.recipe import Build, Recipe
 from parts import table, tiny

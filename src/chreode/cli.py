@@ -275,7 +275,7 @@ def _tell(error: BaseException, typed: Sequence[str]) -> tuple[int, str]:
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         return 130, "Interrupted."
     from chreode.fitting import Stopped
-    from chreode.loop import NonFinite
+    from chreode.nonfinite import NonFinite
 
     if isinstance(error, Stopped):
         return 130, str(error)

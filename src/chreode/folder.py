@@ -12,7 +12,7 @@ from chreode.checkpoint import NAME, differences
 from chreode.errors import InputError
 from chreode.io.read import read
 from chreode.io.write import atomic_path
-from chreode.loop import NonFinite
+from chreode.nonfinite import NonFinite
 from chreode.storage import is_model
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from chreode.held_out import halves, spent
 from chreode.io.loader import minibatches
 from chreode.memory import cells_at_a_time, kept_memory
 from chreode.named import module_name
+from chreode.nonfinite import NonFinite, explain
 from chreode.objective import Step
 from chreode.optim import CodeAdam, codebooks, optimiser, weigh_priors
 from chreode.plan import Event, Moment
@@ -32,13 +33,9 @@ if TYPE_CHECKING:
     from chreode.cells import Cells
     from chreode.recipe import Build
 
-__all__ = ["Call", "NonFinite", "mix", "run", "seeded"]
+__all__ = ["Call", "mix", "run", "seeded"]
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
-
-
-class NonFinite(RuntimeError):
-    """The loss stopped being a number; the message names term, step, cells and features."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +205,8 @@ class _Rank:
         numbers = torch.stack([v.detach() for v in values.values()]).tolist()
         terms = dict(zip(values, numbers, strict=True))
         if not all(abs(v) < float("inf") for v in numbers):
-            raise NonFinite(self.explain(cells, terms, number))
+            epoch = self.clock["epoch"] + 1
+            raise NonFinite(explain(self.model, cells, terms, epoch=epoch, step=number + 1))
         if self.adam is not None:
             self.adam.zero_grad(set_to_none=True)
         # Of minus the sum over cells: the gradients of their log probabilities are ones, by which nothing
@@ -221,32 +219,6 @@ class _Rank:
         for adam in self.code_adams.values():
             adam.step()
         return terms
-
-    @torch.no_grad()
-    def explain(self, cells: Cells, terms: Mapping[str, float], number: int) -> str:
-        """Which term, step, cells and features are concerned in a loss that is not finite."""
-        bad = [name for name, value in terms.items() if not abs(value) < float("inf")]
-        trace = self.model(cells)
-        culprits, features = [], []
-        for modality, observed in trace.observed.items():
-            wrong = ~torch.isfinite(observed.log_prob(cells.measured[modality]))
-            culprits += [str(name) for name in cells.names[wrong.cpu().numpy()]]
-            columns = (~torch.isfinite(observed.mean)).any(0).nonzero().squeeze(1).tolist()
-            features += [cells.layout.modalities[modality].names[j] for j in columns]
-        for code in trace.codes.values():
-            wrong = ~torch.isfinite(code.centre).all(1)
-            culprits += [str(name) for name in cells.names[wrong.cpu().numpy()]]
-
-        def few(items: list[str]) -> str:
-            unique = list(dict.fromkeys(items))
-            more = f" and {len(unique) - 5} more" if len(unique) > 5 else ""
-            return (", ".join(unique[:5]) or "none singled out") + more
-
-        return (
-            f"Expected a finite loss; found {', '.join(bad)} not finite in epoch {self.clock['epoch'] + 1}, "
-            f"step {number + 1}. Cells: {few(culprits)}. Features: {few(features)}. "
-            "Look at these cells and features, or lower the learning rate."
-        )
 
     # ---- events and early stopping
 

@@ -23,8 +23,9 @@ from chreode.evaluate.in_parts import embedding_in_parts, molecules_in_parts
 from chreode.evaluate.neighbours import nearest
 from chreode.fit import fit
 from chreode.io.write import atomic_path
-from chreode.loop import NonFinite, mix
+from chreode.loop import mix
 from chreode.memory import peak_resident
+from chreode.nonfinite import NonFinite
 from chreode.parcel import read_cells
 from chreode.recipe import named
 from chreode.split import Split
