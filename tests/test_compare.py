@@ -20,6 +20,7 @@ from chreode.errors import InputError
 from chreode.evaluate.paired import interval
 from chreode.parcel import read_cells, write_cells
 from chreode.recipe import registry
+from chreode.report.comparing import dots
 from chreode.split import Split
 from commandline import chreode, small
 
@@ -151,6 +152,15 @@ def test_a_single_seed_makes_no_winner():
     verdict = planted({"a": 0.9, "b": 0.5}, seeds=1).winner("reconstruction")
     assert verdict.winner is None
     assert "single seed" in verdict.sentence
+
+
+# ---- what is drawn
+
+
+@pytest.mark.parametrize("ends", [(0.075, 0.82), (0.289, 0.322), (17.0, 28.5), (5.0, 5.0), (-0.013, 0.067)])
+def test_an_axis_has_two_marks_or_more(ends):
+    chart = dots({"a": ends}, colours={"a": "#000000"})
+    assert 2 <= len(chart["ticks"]) <= 6
 
 
 # ---- whole comparisons
@@ -380,6 +390,9 @@ def test_the_command_writes_tables_and_a_page(file, tmp_path, monkeypatch):
     assert "X_known" in first.out
     assert "For clustering X_known wins" in first.out
     assert {"table.csv", "runs.csv", "verdicts.json", "report.html"} <= {p.name for p in out.iterdir()}
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert registry["autodecoder"].summary in page
+    assert "Embedding that was given" in page
     again = chreode(*typed)
     assert again.out == first.out
     changed = chreode(*typed, "--seed", "1")

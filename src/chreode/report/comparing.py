@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chreode.io.write import atomic_path
+from chreode.recipe import registry
 from chreode.report.draw import MINUS, number, ticks
 from chreode.report.page import PACKAGES, package_version
 from chreode.report.palette import UNKNOWN, categorical, colour_of
@@ -46,7 +47,7 @@ GROUPS = {
         "batch_mixing": ("batch mixing", "within label; 1 is as by chance"),
     },
     "Cost": {
-        "seconds": ("seconds", "of one fit"),
+        "seconds": ("seconds", "of one fit, by the clock: what else the machine did is in it"),
         "memory": ("memory, MB", "the most that a fit adds"),
     },
 }
@@ -110,6 +111,7 @@ def _context(found: Comparison) -> dict[str, Any]:
         "title": Path(found.data["source"]).name,
         "data": found.data,
         "names": [(name, colours[name]) for name in names],
+        "recipes": _recipes(found),
         "verdicts": [_verdict(found, verdict, colours) for verdict in found.verdicts],
         "groups": [group for name in GROUPS if (group := _group(found, name, colours))],
         "stability": _stability(found),
@@ -117,6 +119,23 @@ def _context(found: Comparison) -> dict[str, Any]:
         "versions": {"python": platform.python_version()} | {p: package_version(p) for p in PACKAGES},
         "made": datetime.now(UTC).date().isoformat(),
     }
+
+
+def _recipes(found: Comparison) -> list[tuple[str, str, str, str]]:
+    """Name, what it is, dimensions and epochs of each; a range where fits stopped at different ones."""
+    rows = []
+    for name in found.names:
+        facts = [f for f, _ in found.results if f["trial"]["name"] == name]
+        made = facts[0]["trial"]["recipe"]
+        what = registry[made["name"]].summary if made else "Embedding that was given, and is not fitted."
+        rows.append((name, what, _range(facts, "dimensions"), _range(facts, "epochs")))
+    return rows
+
+
+def _range(facts: Sequence[Mapping[str, Any]], key: str) -> str:
+    values = {f[key] for f in facts if f.get(key) is not None and not f["trial"]["subset"]}
+    ends = sorted({min(values), max(values)}) if values else [None]
+    return "\N{EN DASH}".join(number(end) for end in ends)
 
 
 def _verdict(found: Comparison, verdict: Any, colours: Mapping[str, str]) -> dict[str, Any]:
@@ -128,7 +147,7 @@ def _verdict(found: Comparison, verdict: Any, colours: Mapping[str, str]) -> dic
         "purpose": verdict.purpose,
         "leader": verdict.leader,
         "state": state,
-        "sentence": verdict.sentence,
+        "sentence": verdict.sentence.replace("95 %", "95\N{NO-BREAK SPACE}%"),
         "chart": chart,
     }
 
@@ -141,7 +160,8 @@ def _scale(low: float, high: float) -> tuple[Any, list[tuple[float, str]]]:
     def place(value: float) -> float:
         return round(LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT), 1)
 
-    marks = ticks(low, high, about=3)
+    # One mark alone would not say how long the axis is; five parts always have two of them.
+    marks = next(found for about in (3, 4, 5) if len(found := ticks(low, high, about=about)) > 1)
     return place, [(place(v), f"{v:g}".replace("-", MINUS)) for v in marks]
 
 
