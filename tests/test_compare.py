@@ -10,6 +10,7 @@ import sys
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import t
 
@@ -37,6 +38,7 @@ def file(tmp_path_factory):
     adata.obsm["X_known"] = kinds + rng.normal(scale=0.6, size=(240, 2))
     adata.obsm["X_alike"] = kinds + rng.normal(scale=0.6, size=(240, 2))
     adata.obsm["X_noise"] = rng.normal(size=(240, 2))
+    adata.obs["site"] = pd.Categorical(["here"] * 240)
     adata.write_h5ad(path)
     return path
 
@@ -148,19 +150,38 @@ def test_who_was_taught_the_label_cannot_win_by_it():
     assert "a saw the label" in verdict.sentence
 
 
+def test_parts_that_say_nothing_are_not_taken_for_a_single_seed():
+    found = planted({"a": 0.9, "b": 0.5})
+    for facts, _ in found.results:
+        facts["parts"] = {"gain": [float("nan")] * 5}
+    assert "so few cells" in found.winner("reconstruction").sentence
+
+
+def test_what_could_not_be_scored_says_what_it_needs():
+    assert "each of two levels or more" in planted({"a": 0.5}).winner("integration").sentence
+
+
 def test_a_single_seed_makes_no_winner():
     verdict = planted({"a": 0.9, "b": 0.5}, seeds=1).winner("reconstruction")
     assert verdict.winner is None
     assert "single seed" in verdict.sentence
 
 
-# ---- what is drawn
+# ---- what is drawn and printed
 
 
 @pytest.mark.parametrize("ends", [(0.075, 0.82), (0.289, 0.322), (17.0, 28.5), (5.0, 5.0), (-0.013, 0.067)])
 def test_an_axis_has_two_marks_or_more(ends):
     chart = dots({"a": ends}, colours={"a": "#000000"})
     assert 2 <= len(chart["ticks"]) <= 6
+
+
+def test_rows_of_many_recipes_are_not_broken_in_a_file(file, tmp_path, monkeypatch):
+    found = planted({f"recipe{i}": i / 10 for i in range(6)})
+    monkeypatch.setattr("chreode.comparing.compare_cells", lambda *_, **__: found)
+    out = chreode("compare", file, "--recipes", "pca", "--out", tmp_path / "out").out
+    row = next(line for line in out.splitlines() if "gain, nats a held-out molecule" in line)
+    assert row.count("±") == 6
 
 
 # ---- whole comparisons
@@ -245,10 +266,11 @@ def test_the_same_fit_twice_is_perfectly_stable():
 # ---- what fails, and what is interrupted
 
 
-def test_one_that_fails_spoils_no_other(plain, failing):
+def test_one_that_fails_spoils_no_other(plain, failing, caplog):
     found = ch.compare(plain, [failing.refusing(), quick()], seeds=1, purpose="reconstruction", **HOW)
     assert found.table.loc["refusing", "failed"].startswith("Expected other cells; found 194")
     assert found.table.loc["refusing", "runs"] == 0
+    assert "refusing, seed 0 failed: Expected other cells" in caplog.text
     assert found.table["failed"].iloc[1] == ""
     assert found.table["gain"].notna().tolist() == [False, True]
     assert "only autodecoder" in found.winner("reconstruction").sentence
@@ -292,13 +314,15 @@ def test_a_killed_comparison_goes_on(file, plain, tmp_path):
     assert (out / "report.html").is_file()
 
 
-def test_a_changed_call_is_refused_and_a_longer_one_goes_on(plain, tmp_path):
-    out = tmp_path / "out"
+def test_a_changed_call_is_refused_and_a_longer_one_goes_on(file, plain, tmp_path):
+    out, cells = tmp_path / "out", ch.read(file, label="type")
     first = ch.compare(plain, [quick()], seeds=1, out=out, purpose="reconstruction", **HOW)
     with pytest.raises(InputError, match="epochs was 3 and is 4"):
         ch.compare(plain, [quick()], seeds=1, out=out, **{**HOW, "epochs": 4})
-    with pytest.raises(InputError, match=r"data\.totals"):
+    with pytest.raises(InputError, match="a changed one: other names of cells; other values"):
         ch.compare(plain[np.arange(200)], [quick()], seeds=1, out=out, **HOW)
+    with pytest.raises(InputError, match=r"a changed one: label was None and is 'type'\."):
+        ch.compare(cells, [quick()], seeds=1, out=out, **HOW)
     longer = ch.compare(plain, [quick()], seeds=2, out=out, purpose="reconstruction", **HOW)
     assert longer.runs["gain"][0] == first.runs["gain"][0]
     assert longer.table["runs"].tolist() == [2]
@@ -324,6 +348,7 @@ def test_what_failed_is_tried_again(plain, failing, tmp_path):
         ({"recipes": ["scdgx"]}, "found 'scdgx'"),
         ({"recipes": []}, "at least one recipe"),
         ({"recipes": [quick(), quick()]}, "each recipe once"),
+        ({"recipes": [quick(), ch.recipes.scanvi()]}, "Expected a label.* Or leave scanvi out"),
         ({"seeds": 0}, "seeds of at least 1"),
         ({"purpose": "speed"}, "found 'speed'"),
         ({"embeddings": ["X_knwon"]}, "Did you mean 'X_known'"),
@@ -340,6 +365,8 @@ def test_bad_input_is_refused_before_anything_is_fitted(plain, change, found, mo
 
 
 def test_integration_needs_a_batch(file):
+    with pytest.raises(InputError, match=r"a batch of two levels or more .* found one level in 'site'"):
+        ch.compare(ch.read(file, label="type", batch="site"), [quick()], purpose="integration", **HOW)
     with pytest.raises(InputError, match="a batch of two levels"):
         ch.compare(ch.read(file, label="type"), [quick()], purpose="integration", **HOW)
 

@@ -19,7 +19,7 @@ from chreode.errors import InputError
 from chreode.folder import FORMAT, Run, new_folder, write_json
 from chreode.io.obsm import read_embedding
 from chreode.io.write import atomic_path
-from chreode.loop import Call
+from chreode.loop import Call, seeded
 from chreode.recipe import Recipe, named
 from chreode.split import Split
 from chreode.train import check
@@ -33,6 +33,13 @@ if TYPE_CHECKING:
     from chreode.comparison import Result
 
 __all__ = ["compare"]
+
+DATA = {
+    "cells": "names of cells",
+    "features": "features",
+    "totals": "values",
+    "covariates": "columns of cells",
+}
 
 
 def compare(
@@ -97,9 +104,9 @@ def compare(
     Raises
     ------
     InputError
-        Before anything is fitted: for arguments out of range, an unknown recipe or embedding, too few cells,
-        or a folder of another comparison, with the difference named. A recipe that fails later does not
-        raise; its row says why.
+        Before anything is fitted: for arguments out of range, an unknown recipe or embedding, a recipe that
+        these cells do not suit, too few cells, or a folder of another comparison, with the difference named.
+        A recipe that fails later does not raise; its row says why.
 
     Examples
     --------
@@ -181,17 +188,32 @@ def _check(
     if purpose is not None and purpose not in PURPOSES:
         msg = f"Expected a purpose ({', '.join(PURPOSES)}); found {purpose!r}. Leave it out to judge all."
         raise InputError(msg)
-    for recipe in recipes.values():
+    for name, recipe in recipes.items():
         check(cells, recipe, Call(**training))
+        _check_build(cells, name, recipe)
     roles = {"clustering": ("label",), "integration": ("label", "batch")}
     for role in roles.get(purpose or "", ()):
         covariate = cells.layout.in_role(role)
         if covariate is None or len(covariate.levels) < 2:
+            there = "none" if covariate is None else f"one level in {covariate.column!r}"
             msg = (
-                f"Expected cells read with a {role} of two levels or more to judge {purpose}; found none. "
+                f"Expected cells read with a {role} of two levels or more to judge {purpose}; found {there}. "
                 f"Read them with {role}=COLUMN."
             )
             raise InputError(msg)
+
+
+def _check_build(cells: Cells, name: str, recipe: Recipe) -> None:
+    """Refuse a recipe that refuses such cells, for want of a label for example."""
+    if not recipe.definition.joint:
+        cells = cells.only(next(iter(cells.layout.modalities)))
+    try:
+        with seeded(0):
+            recipe.build(cells.layout)
+    except Exception as error:  # what else may be wrong with it is told of its runs
+        if isinstance(error, InputError):
+            msg = f"{error} Or leave {name} out."
+            raise InputError(msg) from None
 
 
 def _embeddings(
@@ -259,7 +281,7 @@ def _folder(out: Path, call: Mapping[str, Any], *, command: str, overwrite: bool
         raise InputError(msg)
     if overwrite:
         shutil.rmtree(run.path / "runs", ignore_errors=True)
-    elif run.facts and (changed := differences(call, run.facts["call"])):
+    elif run.facts and (changed := _changed(call, run.facts["call"])):
         msg = (
             f"Expected the call that began the comparison in {run.path}; found a changed one: "
             f"{'; '.join(changed)}. Repeat the first call to go on (recipes, embeddings and seeds may be "
@@ -268,6 +290,14 @@ def _folder(out: Path, call: Mapping[str, Any], *, command: str, overwrite: bool
         raise InputError(msg)
     run.facts = {"format": FORMAT, "finished": False, "call": dict(call), "command": command}
     return run
+
+
+def _changed(call: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
+    """What differs from the first call, one phrase each; of the data only where nothing else explains it."""
+    named = differences({**call, "data": None}, {**before, "data": None})
+    return named or [
+        f"other {what}" for key, what in DATA.items() if call["data"][key] != before["data"][key]
+    ]
 
 
 def _data(

@@ -87,7 +87,8 @@ def compare(
     except KeyboardInterrupt:
         msg = "Interrupted; finished runs are kept, and the same command goes on from there."
         raise Stopped(msg) from None
-    Console().print(_table(found))
+    # A file has no width; the usual 80 columns would break the numbers of four recipes.
+    Console(width=None if sys.stdout.isatty() else 200).print(_table(found))
     print(*(verdict.sentence for verdict in found.verdicts), sep="\n")
     failed: Any = found.table["failed"]
     for name, reason in failed.items():

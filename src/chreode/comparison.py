@@ -46,8 +46,10 @@ class Purpose:
 
 PURPOSES = {
     "reconstruction": Purpose(("gain", "nats_per_value"), "held-out molecules", by_label=False),
-    "clustering": Purpose(("clustering",), "a label of the cells", by_label=True),
-    "integration": Purpose(("integration",), "a label and a batch of the cells", by_label=True),
+    "clustering": Purpose(("clustering",), "a label of two levels or more", by_label=True),
+    "integration": Purpose(
+        ("integration",), "a label and a batch, each of two levels or more", by_label=True
+    ),
 }
 LOWER = frozenset({"nats_per_molecule", "nats_per_value", "batch_accuracy"})
 
@@ -301,10 +303,10 @@ def _sentence(purpose: str, ranked: Sequence[str], rows: pd.DataFrame, *, tied: 
         return f"For {purpose} only {best} was scored."
     near = rows.iloc[int(np.argmin(rows["difference"]))] if len(rows) else None
     if near is not None and np.isnan(near["low"]):
-        return (
-            f"For {purpose} {best} leads {near['against']} by {near['difference']:.2g}, but a single seed "
-            "cannot tell a difference from noise: compare with 2 seeds or more."
-        )
+        why = "parts of so few cells cannot tell a difference from noise: compare on more cells."
+        if near["seeds"] < 2:
+            why = "a single seed cannot tell a difference from noise: compare with 2 seeds or more."
+        return f"For {purpose} {best} leads {near['against']} by {near['difference']:.2g}, but {why}"
     if not tied and near is not None:
         return f"For {purpose} {best} wins: it is ahead of {near['against']}, the next, by {_within(near)}."
     behind = [name for name in others if name not in tied]

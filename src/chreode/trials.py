@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -82,6 +83,9 @@ class Trials:
                         result = self._here(trial, given)
                         write_result(place, result)
                 facts, arrays = result
+                if facts.get("error"):
+                    bar.clear()
+                    logging.getLogger(__name__).warning("%s failed: %s", _words(trial), facts["error"])
                 results.append(({**facts, "trial": trial.to_json()}, arrays))
                 bar.update()
         return results
