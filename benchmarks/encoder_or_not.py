@@ -28,6 +28,7 @@ import time
 import warnings
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import data
 import numpy as np
@@ -39,7 +40,11 @@ from chreode import posthoc
 from chreode.evaluate import neighbour_accuracy
 from chreode.evaluate.fidelity import mean_profile_nats
 from chreode.held_out import halves, nats
+from chreode.io.read import read
 from chreode.storage import versions
+
+if TYPE_CHECKING:
+    from chreode.cells import Cells
 
 DECODER = {"dim": 20, "hidden": (100,), "likelihood": "nb"}
 SIZES = (100, 300, 1000, 3000, None)
@@ -86,23 +91,30 @@ def fitted(name: str, seed: int, size: int | None, made: ch.Recipe) -> tuple[ch.
     return ch.fit(cells, made, seed=seed, progress=False), test
 
 
+def halved(model: ch.FittedModel, test: object, *, seed: int) -> tuple[Cells, Cells]:
+    """Tested cells with the two halves of their molecules."""
+    return halves(read(test, like=model), torch.Generator().manual_seed(seed))
+
+
+def gain_of(model: ch.FittedModel, codes: dict[str, torch.Tensor], second: Cells) -> float:
+    """Nats a molecule of the second halves that codes explain beyond the fitted cells' mean profile."""
+    fitted = model.embedded.cells[torch.from_numpy(np.flatnonzero(model.embedded.trained))]
+    profile = mean_profile_nats(fitted.measured["rna"].scipy(), second.measured["rna"].scipy())
+    with torch.no_grad():
+        spent, on = nats(model.module.trace(codes, second).observed["rna"], second, "rna")
+    return profile - spent / on
+
+
 def gains(model: ch.FittedModel, test: object, *, seed: int) -> dict[str, float]:
     """Gain over the mean profile in nats per held-out molecule, and seconds by 1,000 cells, both ways."""
-    from chreode.io.read import read
-
-    cells = read(test, like=model)
-    first, second = halves(cells, torch.Generator().manual_seed(seed))
-    sums = model.embedded.cells[torch.from_numpy(np.flatnonzero(model.embedded.trained))]
-    profile = mean_profile_nats(sums.measured["rna"].scipy(), second.measured["rna"].scipy())
+    first, second = halved(model, test, seed=seed)
     ways = {"own": None, "optimised": None if model.module.latents["cell"].infer.free else 300}
     found = {}
     for way, refine in ways.items():
         start = time.perf_counter()
         codes = posthoc.project(model.module, first, refine=refine)
         found[f"{way} seconds"] = 1e3 * (time.perf_counter() - start) / len(first)
-        with torch.no_grad():
-            spent, on = nats(model.module.trace(codes, second).observed["rna"], second, "rna")
-        found[way] = profile - spent / on
+        found[way] = gain_of(model, codes, second)
     return found
 
 

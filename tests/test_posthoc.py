@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING
 import anndata as ad
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_rand_score
 from sklearn.model_selection import cross_val_score
 
 import chreode as ch
 from chreode.errors import InputError
+from chreode.evaluate.fidelity import mean_profile_nats
+from chreode.held_out import halves, nats
+from chreode.io.read import read
+from chreode.posthoc import project
 from parts import table, tiny
 
 if TYPE_CHECKING:
@@ -52,6 +57,24 @@ def test_a_distilled_encoder_answers_at_once_and_leaves_the_model(model: FittedM
     distilled.save(tmp_path / "distilled")
     again = ch.load(tmp_path / "distilled")
     np.testing.assert_array_equal(again.project(new).embedding, encoded.embedding)
+
+
+def test_a_distilled_encoder_keeps_the_gain_on_half_of_the_molecules(model: FittedModel) -> None:
+    cells = read(table(400)[:200].copy(), like=model)
+    first, second = halves(cells, torch.Generator().manual_seed(0))
+    sums = model.embedded.cells.measured["rna"].scipy()
+    profile = mean_profile_nats(sums, second.measured["rna"].scipy())
+    encoders = ch.distil(model, epochs=60, progress=False).encoders
+    before = torch.get_rng_state()
+    gains = {}
+    for way, (found, refine) in {"all": (None, None), "0": (encoders, None), "5": (encoders, 5)}.items():
+        codes = project(model.module, first, encoders=found, refine=refine)
+        spent, on = nats(model.module.trace(codes, second).observed["rna"], second, "rna")
+        gains[way] = float(profile - spent / on)
+    assert torch.equal(before, torch.get_rng_state())  # thinned in training alone
+    assert gains["all"] > 0.05
+    assert gains["0"] > 0.7 * gains["all"]
+    assert gains["5"] > max(gains["0"], 0.9 * gains["all"])
 
 
 def test_batches_do_not_shape_the_codes(model: FittedModel) -> None:

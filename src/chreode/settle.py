@@ -147,6 +147,8 @@ def settle(
                     if cuts > 3:
                         break
                 previous = now
+            if step == steps:
+                break
             gradients = torch.autograd.grad(-energy.sum(), list(leaves.values()))
             for leaf, gradient in zip(leaves.values(), gradients, strict=True):
                 leaf.grad = gradient

@@ -26,9 +26,9 @@ __all__ = ["scanvi"]
 def scanvi(
     layout: Layout,
     *,
-    dim: Dim = 10,
+    dim: Dim = 20,
     hidden: Annotated[tuple[Width, ...], MinLen(1)] = (128,),
-    likelihood: Counts = "zinb",
+    likelihood: Counts = "nb",
     classifier: tuple[Width, ...] | None = None,
     labels_weight: Annotated[float, Interval(ge=0)] = 1.0,
     dropout: Dropout = 0.1,
@@ -40,7 +40,7 @@ def scanvi(
     .. math::
         y_i \sim \mathrm{Cat}(\tfrac1k), \quad u_i \sim N(0, I), \quad
         z_i \sim N\big(m(u_i, y_i), \mathrm{diag}\,v(u_i, y_i)\big), \quad
-        x_{ij} \sim \mathrm{ZINB}\big(s_i\,\mathrm{softmax}(f(z_i, b_i))_j,\ \theta_j,\ \pi_{ij}\big)
+        x_{ij} \sim \mathrm{NB}\big(s_i\,\mathrm{softmax}(f(z_i, b_i))_j,\ \theta_j\big)
 
     with a classifier :math:`q(y \mid z)`, over which cells without a label are averaged. Read the cells with
     ``label=``, and with ``unlabelled="Unknown"`` where that level means that there is none. The page *scanvi*
