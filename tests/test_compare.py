@@ -184,6 +184,15 @@ def test_rows_of_many_recipes_are_not_broken_in_a_file(file, tmp_path, monkeypat
     assert row.count("±") == 6
 
 
+def test_the_command_says_that_nothing_could_be_fitted(file, tmp_path, monkeypatch):
+    trial = {"name": "pca", "recipe": {"name": "pca"}, "seed": 0, "subset": False}
+    found = Comparison([({"trial": trial, "error": "no room"}, {})], purposes=["clustering"], data={})
+    monkeypatch.setattr("chreode.comparing.compare_cells", lambda *_, **__: found)
+    typed = chreode("compare", file, "--recipes", "pca", "--out", tmp_path / "out")
+    assert typed.code == 2
+    assert "every run failed (pca: no room)" in typed.err
+
+
 # ---- whole comparisons
 
 
@@ -355,6 +364,7 @@ def test_what_failed_is_tried_again(plain, failing, tmp_path):
         ({"embeddings": {"X": np.zeros((3, 2))}}, "240 cells x dimensions"),
         ({"embeddings": {"X": np.full((240, 2), np.nan)}}, "not finite"),
         ({"epochs": 0}, "epochs"),
+        ({"seed": -1}, "seed from 0"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_fitted(plain, change, found, monkeypatch):

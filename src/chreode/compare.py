@@ -120,7 +120,7 @@ def compare(
     """
     chosen = _recipes(recipes, isolate=isolate)
     training = {"epochs": epochs, "device": device, "validation": validation}
-    _check(cells, chosen, seeds=seeds, purpose=purpose, training=training)
+    _check(cells, chosen, Call(**training, seed=seed), seeds=seeds, purpose=purpose)
     split = Split.draw(cells, seed=seed)
     given = _embeddings(cells, embeddings, chosen)
     call = _call(cells, seed, training)
@@ -177,10 +177,10 @@ def _brief(value: Any) -> str:
 def _check(
     cells: Cells,
     recipes: Mapping[str, Recipe],
+    call: Call,
     *,
     seeds: int,
     purpose: str | None,
-    training: Mapping[str, Any],
 ) -> None:
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
         msg = f"Expected a number of seeds of at least 1; found {seeds!r}. Three are usual."
@@ -189,7 +189,7 @@ def _check(
         msg = f"Expected a purpose ({', '.join(PURPOSES)}); found {purpose!r}. Leave it out to judge all."
         raise InputError(msg)
     for name, recipe in recipes.items():
-        check(cells, recipe, Call(**training))
+        check(cells, recipe, call)
         _check_build(cells, name, recipe)
     roles = {"clustering": ("label",), "integration": ("label", "batch")}
     for role in roles.get(purpose or "", ()):

@@ -69,6 +69,11 @@ def compare(
         Further arguments of `chreode.compare`.
     command
         What was typed.
+
+    Raises
+    ------
+    InputError
+        As `chreode.compare` does, and when every run failed.
     """
     chosen = listed_recipes(recipes)
     keys = [key.strip() for key in (embeddings or "").split(",") if key.strip()]
@@ -87,13 +92,16 @@ def compare(
     except KeyboardInterrupt:
         msg = "Interrupted; finished runs are kept, and the same command goes on from there."
         raise Stopped(msg) from None
+    failed: Any = found.table["failed"]
+    reasons = [f"{name}: {reason}" for name, reason in failed.items() if reason]
+    if (found.runs["failed"] != "").all():
+        msg = f"Expected a recipe that can be fitted; found that every run failed ({'; '.join(reasons)}). "
+        raise InputError(msg + "Mend what is said, and give the same command again.")
     # A file has no width; the usual 80 columns would break the numbers of four recipes.
     Console(width=None if sys.stdout.isatty() else 200).print(_table(found))
     print(*(verdict.sentence for verdict in found.verdicts), sep="\n")
-    failed: Any = found.table["failed"]
-    for name, reason in failed.items():
-        if reason:
-            print(f"Failed: {name}: {reason}")
+    for reason in reasons:
+        print(f"Failed: {reason}")
     print(f"Written to {out}; look at {out / 'report.html'}")
     return found
 
