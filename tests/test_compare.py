@@ -38,6 +38,7 @@ def file(tmp_path_factory):
     adata.obsm["X_known"] = kinds + rng.normal(scale=0.6, size=(240, 2))
     adata.obsm["X_alike"] = kinds + rng.normal(scale=0.6, size=(240, 2))
     adata.obsm["X_noise"] = rng.normal(size=(240, 2))
+    adata.obs["part"] = adata.obs["type"].where(np.arange(240) > 0)
     adata.obs["site"] = pd.Categorical(["here"] * 240)
     adata.write_h5ad(path)
     return path
@@ -174,6 +175,19 @@ def test_a_single_seed_makes_no_winner():
 def test_an_axis_has_two_marks_or_more(ends):
     chart = dots({"a": ends}, colours={"a": "#000000"})
     assert 2 <= len(chart["ticks"]) <= 6
+
+
+def test_recipes_of_long_names_are_told_apart_in_charts():
+    names = [
+        "scdgd",
+        "scdgd:dim=5:hidden=[50,50]",
+        "scdgd:dim=50:hidden=[50,50]",
+        "scvi:dim=5:hidden=[50,50]",
+    ]
+    chart = dots({name: [1.0] for name in names}, colours=dict.fromkeys(names, "#000000"))
+    short = [row["short"] for row in chart["rows"]]
+    assert len(set(short)) == 4
+    assert max(map(len, short)) <= 15
 
 
 def test_rows_of_many_recipes_are_not_broken_in_a_file(file, tmp_path, monkeypatch):
@@ -421,7 +435,7 @@ def test_the_command_writes_tables_and_a_page(file, tmp_path, monkeypatch):
     monkeypatch.setattr("chreode.trials._Worker.do", _here)
     out = tmp_path / "out"
     typed = ["compare", file, "--recipes", "autodecoder:dim=2,hidden=[8]", "--seeds", "2", "--epochs", "3"]
-    typed += ["--label", "type", "--batch", "donor", "--embeddings", "X_known", "--out", out]
+    typed += ["--label", "part", "--batch", "donor", "--embeddings", "X_known", "--out", out]
     first = chreode(*typed)
     assert first.code == 0, first.err
     assert "X_known" in first.out
@@ -430,6 +444,7 @@ def test_the_command_writes_tables_and_a_page(file, tmp_path, monkeypatch):
     page = (out / "report.html").read_text(encoding="utf-8")
     assert registry["autodecoder"].summary in page
     assert "Embedding that was given" in page
+    assert "Column &#39;part&#39; is missing in 1 cell" in page
     again = chreode(*typed)
     assert again.out == first.out
     changed = chreode(*typed, "--seed", "1")

@@ -19,13 +19,13 @@ from chreode.report.palette import UNKNOWN, categorical, colour_of
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from chreode.comparison import Comparison
 
 __all__ = ["dots", "intervals", "write_page"]
 
-WIDTH, LEFT, RIGHT, ROW, BOTTOM = 340.0, 108.0, 16.0, 24.0, 24.0
+WIDTH, LEFT, RIGHT, ROW, BOTTOM = 340.0, 116.0, 16.0, 24.0, 24.0
 GROUPS = {
     "Held-out molecules": {
         "gain": ("gain", "nats a held-out molecule, over one profile for all cells; higher is better"),
@@ -165,9 +165,14 @@ def _scale(low: float, high: float) -> tuple[Any, list[tuple[float, str]]]:
     return place, [(place(v), f"{v:g}".replace("-", MINUS)) for v in marks]
 
 
-def _short(name: str, limit: int = 15) -> str:
-    """A name cut in its middle: recipes with arguments differ at the end."""
-    return name if len(name) <= limit else f"{name[: limit // 2]}…{name[-(limit // 2) :]}"
+def _short(names: Collection[str], limit: int = 15) -> dict[str, str]:
+    """Names cut in their middle, or elsewhere where that makes two of them the same."""
+    cuts = [{n: _cut(n, head, limit) for n in names} for head in (limit // 2, limit - 1, limit - 5, 4)]
+    return next((cut for cut in cuts if len(set(cut.values())) == len(cut)), cuts[0])
+
+
+def _cut(name: str, head: int, limit: int) -> str:
+    return name if len(name) <= limit else f"{name[:head]}…{name[len(name) - limit + 1 + head :]}"
 
 
 def intervals(rows: Sequence[Mapping[str, Any]], *, colours: Mapping[str, str]) -> dict[str, Any]:
@@ -189,13 +194,13 @@ def intervals(rows: Sequence[Mapping[str, Any]], *, colours: Mapping[str, str]) 
     """
     ends = [0.0] + [row[k] for row in rows for k in ("difference", "low", "high") if np.isfinite(row[k])]
     place, marks = _scale(min(ends), max(ends))
-    drawn = []
+    drawn, short = [], _short(colours)
     for i, row in enumerate(rows):
         known = bool(np.isfinite(row["low"]))
         drawn.append(
             {
                 "name": row["against"],
-                "short": _short(row["against"]),
+                "short": short[row["against"]],
                 "y": ROW * i + 16.0,
                 "x": place(row["difference"]),
                 "low": place(row["low"]) if known else None,
@@ -233,12 +238,12 @@ def dots(values: Mapping[str, Sequence[float]], *, colours: Mapping[str, str]) -
     known = {name: each for name, each in known.items() if each}
     if not known:
         return None
-    every = [v for each in known.values() for v in each]
+    every, short = [v for each in known.values() for v in each], _short(colours)
     place, marks = _scale(min(every), max(every))
     rows = [
         {
             "name": name,
-            "short": _short(name),
+            "short": short[name],
             "y": ROW * i + 16.0,
             "dots": [place(v) for v in each],
             "mean": place(float(np.mean(each))),
@@ -275,7 +280,7 @@ def _around(row: Any, score: str) -> str:
         return "–"
     decimals = 0 if score == "memory" else 1 if score == "seconds" else 3
     words = f"{mean:,.{decimals}f}".replace("-", MINUS)
-    return f"{words} ± {spread:.{decimals}f}" if np.isfinite(spread) else words
+    return f"{words} ± {spread:,.{decimals}f}" if np.isfinite(spread) else words
 
 
 def _stability(found: Comparison) -> dict[str, Any] | None:
