@@ -21,7 +21,7 @@ from chreode.errors import InputError
 from chreode.evaluate.paired import interval
 from chreode.parcel import read_cells, write_cells
 from chreode.recipe import registry
-from chreode.report.comparing import dots
+from chreode.report.comparing import _group, dots
 from chreode.split import Split
 from commandline import chreode, small
 
@@ -188,6 +188,14 @@ def test_recipes_of_long_names_are_told_apart_in_charts():
     short = [row["short"] for row in chart["rows"]]
     assert len(set(short)) == 4
     assert max(map(len, short)) <= 15
+
+
+@pytest.mark.parametrize("label", ["", "type"])
+def test_batches_are_said_to_mix_within_labels_only_where_there_are_some(label):
+    found = planted({"a": 0.5}, score="batch_mixing")
+    found.data["label"] = label
+    group = _group(found, "Batch", {"a": "#000000"})
+    assert group["charts"][0]["meaning"].startswith("within label") == bool(label)
 
 
 def test_rows_of_many_recipes_are_not_broken_in_a_file(file, tmp_path, monkeypatch):

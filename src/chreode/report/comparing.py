@@ -264,6 +264,8 @@ def _group(found: Comparison, name: str, colours: Mapping[str, str]) -> dict[str
         if score not in runs:
             continue
         values = {n: runs.loc[runs["recipe"] == n, score].tolist() for n in found.names}
+        if not found.data.get("label"):
+            meaning = meaning.removeprefix("within label; ")
         if chart := dots(values, colours=colours):
             charts.append({"score": score, "title": title, "meaning": meaning, "chart": chart})
     if not charts:
