@@ -94,7 +94,3 @@ class Split:
     def tensors(self) -> dict[str, Tensor]:
         """Its fields by name."""
         return {field.name: getattr(self, field.name).contiguous() for field in fields(self)}
-
-
-def _width(cells: Cells) -> int:
-    return next(iter(cells.layout.modalities.values())).n_features
