@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 import warnings
 from itertools import product
@@ -41,7 +40,6 @@ from chreode.evaluate import neighbour_accuracy
 from chreode.evaluate.fidelity import mean_profile_nats
 from chreode.held_out import halves, nats
 from chreode.io.read import read
-from chreode.storage import versions
 
 if TYPE_CHECKING:
     from chreode.cells import Cells
@@ -168,7 +166,7 @@ def paired(a: list[float], b: list[float]) -> str:
 def lines_of(name: str, found: dict[tuple, list[dict[str, float]]], sizes: list[int | None]) -> list[str]:
     """The tables of one data set."""
     head = ["| cells | " + " | ".join(MODELS) + " |", "|---" * (len(MODELS) + 1) + "|"]
-    text = [f"## {TITLES.get(name, name)} (`{name}`)", ""]
+    text = []
     for key, what in {
         "optimised": "Test codes optimised under the frozen decoder: gain, nats a held-out molecule.",
         "own": "Test codes by each model's own inference: gain, nats a held-out molecule.",
@@ -244,18 +242,18 @@ def main() -> None:
     found: dict[tuple, list[dict[str, float]]] = {}
     for name, seed, size, model in product(options.datasets, options.seeds, sizes, MODELS):
         found.setdefault((name, model, size), []).append(run(name, model, size, seed, options.folder))
-    lines = ["# An encoder or not", "", f"`python benchmarks/encoder_or_not.py {' '.join(sys.argv[1:])}`; "]
-    lines[-1] += (
-        f"{versions()}; seeds {options.seeds}, mean ± standard deviation. The script says what is compared."
-    )
-    lines += ["", f"![gain by number of cells]({options.out.stem}.png)" if options.out else "", ""]
+    pages = {}
     for name in options.datasets:
-        lines += lines_of(name, found, sizes)
-        settings = {model: chosen(name, model, options.folder) for model in MODELS}
-        lines += [f"Settings chosen on validation molecules: {settings}.", ""]
+        settings = ", ".join(f"{model} {chosen(name, model, options.folder)}" for model in MODELS)
+        lines = [*lines_of(name, found, sizes), f"Settings chosen on validation molecules: {settings}."]
+        pages[f"{TITLES.get(name, name)} (`{name}`)"] = "\n".join(lines)
+    print("\n\n".join(pages.values()))
     if options.out:
         figure(options.out.with_suffix(".png"), found, options.datasets, sizes)
-    results.put(lines, options.out)
+        pages = {"Figure": f"![gain by number of cells]({options.out.stem}.png)", **pages}
+        command = f"python benchmarks/encoder_or_not.py --folder kept --datasets {' '.join(options.datasets)}"
+        spread = f"Seeds {options.seeds}, mean ± standard deviation"
+        results.write(options.out, title="An encoder or not", command=command, parts=pages, spread=spread)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ RECIPES: dict[str, Callable[[], Any]] = {
     "scvi": ch.recipes.scvi,
     "scdgd, supervised": lambda: ch.recipes.scdgd(supervised=True),
 }
-LEFT_OUT = ("scdgd", "scvi")
+LEFT_OUT = ("scdgd", "scanvi")
 PEER = "scvi-tools' SCANVI"
 GRIDS = {
     "L1 logistic regression on genes": (

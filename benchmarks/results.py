@@ -95,6 +95,7 @@ def write(
     parts: Mapping[str, str],
     python: str | None = None,
     threads: str = "one thread",
+    spread: str = "Mean ± half of the range over seeds",
 ) -> None:
     """Write a result: command, versions, machine, tables; what a person wrote under *Reading* stays."""
     names = ("chreode", "torch", "numpy", "scipy", "scikit-learn", "anndata")
@@ -105,7 +106,7 @@ def write(
         versions += f"; peers' environment: {asked.stdout.strip().splitlines()[-1]}"
     head = (
         f"# {title}\n\n    {command}\n\nPython {platform.python_version()}, {versions}. "
-        f"Two shared CPU cores, {threads} a process. Mean ± half of the range over seeds.\n"
+        f"Two shared CPU cores, {threads} a process. {spread}.\n"
     )
     reading = path.read_text().partition(READING)[2] if path.exists() else ""
     body = "".join(f"\n## {name}\n\n{text}\n" for name, text in parts.items())
