@@ -97,7 +97,8 @@ def main() -> None:
     }
     print("\n\n".join(parts_.values()))
     if options.out:
-        command = "python benchmarks/distil.py --out benchmarks/results/distil.md"
+        given = f"--datasets {' '.join(options.datasets)} --seeds {' '.join(map(str, options.seeds))}"
+        command = f"python benchmarks/distil.py {given} --out benchmarks/results/distil.md"
         results.write(options.out, title="An encoder after the fit", command=command, parts=parts_)
 
 

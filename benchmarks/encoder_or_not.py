@@ -131,36 +131,23 @@ def chosen(name: str, model: str, folder: Path) -> dict[str, float]:
 
 def run(name: str, model: str, size: int | None, seed: int, folder: Path) -> dict[str, float]:
     """One fit and its scores, unless it is there already."""
-    path = folder / f"{name}-{model}-{size or 'all'}-{seed}.json"
-    if path.exists():
-        return json.loads(path.read_text())
-    made, test = fitted(name, seed, size, recipe(model, chosen(name, model, folder)))
-    labels = made.embedded.level_names(data.KNOWN[name].label)
-    found = {
-        **gains(made, test, seed=seed),
-        "neighbours": neighbour_accuracy(made.embedded.embedding, labels, seed=seed),
-        "epochs": len(made.history),
-        "seconds": float(made.history["seconds"].iloc[-1]),
-    }
-    path.write_text(json.dumps(found))
-    print(path.stem, {k: round(v, 4) for k, v in found.items()}, flush=True)
-    return found
+
+    def compute() -> dict[str, float]:
+        made, test = fitted(name, seed, size, recipe(model, chosen(name, model, folder)))
+        labels = made.embedded.level_names(data.KNOWN[name].label)
+        return {
+            **gains(made, test, seed=seed),
+            "neighbours": neighbour_accuracy(made.embedded.embedding, labels, seed=seed),
+            "epochs": len(made.history),
+            "seconds": float(made.history["seconds"].iloc[-1]),
+        }
+
+    return results.kept(folder / f"{name}-{model}-{size or 'all'}-{seed}.json", compute)
 
 
 def spread(values: list[float]) -> str:
     """Mean and standard deviation over seeds."""
     return f"{np.mean(values):.3f} ± {np.std(values, ddof=1) if len(values) > 1 else 0:.3f}"
-
-
-def paired(a: list[float], b: list[float]) -> str:
-    """Mean difference of the same seeds and its 95 % interval."""
-    from scipy import stats
-
-    difference = np.subtract(a, b)
-    if len(difference) < 2:
-        return f"{difference.mean():+.3f}"
-    half = stats.t.ppf(0.975, len(difference) - 1) * difference.std(ddof=1) / len(difference) ** 0.5
-    return f"{difference.mean():+.3f} ({difference.mean() - half:+.3f} to {difference.mean() + half:+.3f})"
 
 
 def lines_of(name: str, found: dict[tuple, list[dict[str, float]]], sizes: list[int | None]) -> list[str]:
@@ -191,10 +178,10 @@ def lines_of(name: str, found: dict[tuple, list[dict[str, float]]], sizes: list[
             (m, k): [run[k] for run in found[name, m, size]] for m in MODELS for k in ("own", "optimised")
         }
         text.append(
-            f"| {size or 'all'} | {paired(values['VAE', 'optimised'], values['VAE', 'own'])} | "
-            f"{paired(values['VAE, mixture', 'optimised'], values['VAE, mixture', 'own'])} | "
-            f"{paired(values['VAE', 'optimised'], values['VAD', 'optimised'])} | "
-            f"{paired(values['VAE, mixture', 'optimised'], values['VAD, mixture', 'optimised'])} |"
+            f"| {size or 'all'} | {results.paired(values['VAE', 'optimised'], values['VAE', 'own'])} | "
+            f"{results.paired(values['VAE, mixture', 'optimised'], values['VAE, mixture', 'own'])} | "
+            f"{results.paired(values['VAE', 'optimised'], values['VAD', 'optimised'])} | "
+            f"{results.paired(values['VAE, mixture', 'optimised'], values['VAD, mixture', 'optimised'])} |"
         )
     return [*text, ""]
 
@@ -252,8 +239,8 @@ def main() -> None:
         figure(options.out.with_suffix(".png"), found, options.datasets, sizes)
         pages = {"Figure": f"![gain by number of cells]({options.out.stem}.png)", **pages}
         command = f"python benchmarks/encoder_or_not.py --folder kept --datasets {' '.join(options.datasets)}"
-        spread = f"Seeds {options.seeds}, mean ± standard deviation"
-        results.write(options.out, title="An encoder or not", command=command, parts=pages, spread=spread)
+        meant = f"Seeds {options.seeds}, mean ± standard deviation"
+        results.write(options.out, title="An encoder or not", command=command, parts=pages, spread=meant)
 
 
 if __name__ == "__main__":

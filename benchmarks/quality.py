@@ -14,11 +14,11 @@ A difference is taken seed by seed; its interval is Student's over seeds. ``--fi
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import time
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anndata as ad
 import data
@@ -27,9 +27,11 @@ import pandas as pd
 import protocol
 import results
 import torch
-from scipy import stats
 
 import chreode as ch
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
 
 BATCH = {
     "pbmc68k": None,
@@ -51,13 +53,10 @@ SCORES = {
 }
 
 
-def gain(name: str, seed: int, proportions: np.ndarray) -> float:
-    """Nats per held-out molecule of tested cells beyond the mean profile of the fitted ones."""
-    adata = data.load(name)
-    split = protocol.split(adata.X, name=name, seed=seed)
-    mean, _ = protocol.profiles(adata.X[split.fit])
-    held = split.second[split.test]
-    return protocol.nats(held, mean[0]) - protocol.nats(held, proportions)
+def profile_nats(counts: sp.csr_matrix, split: protocol.Split) -> float:
+    """Nats per held-out molecule of tested cells under the mean profile of the fitted ones."""
+    mean, _ = protocol.profiles(counts[split.fit])
+    return protocol.nats(split.second[split.test], mean[0])
 
 
 def scores(name: str, codes: np.ndarray, fit: np.ndarray) -> dict[str, float]:
@@ -76,7 +75,8 @@ def ours(name: str, seed: int) -> dict[str, float]:
     model = ch.fit(cells, ch.recipes.scvi(), seed=seed, progress=False)
     seconds = time.perf_counter() - start
     first = ad.AnnData(split.first[split.test], obs=adata.obs.iloc[split.test], var=adata.var)
-    found = {"gain": gain(name, seed, model.project(first).expected()), "seconds": seconds}
+    nats = protocol.nats(split.second[split.test], model.project(first).expected())
+    found = {"gain": profile_nats(adata.X, split) - nats, "seconds": seconds}
     return found | scores(name, model.embedded.embedding, split.fit)
 
 
@@ -84,10 +84,9 @@ def theirs(path: Path, name: str, seed: int) -> dict[str, float]:
     """The peer's run on the same split."""
     adata = data.load(name)
     split = protocol.split(adata.X, name=name, seed=seed)
-    mean, _ = protocol.profiles(adata.X[split.fit])
     with np.load(path) as run:
         found = {
-            "gain": protocol.nats(split.second[split.test], mean[0]) - float(run["nats"]),
+            "gain": profile_nats(adata.X, split) - float(run["nats"]),
             "seconds": float(run["seconds"]),
         }
         return found | scores(name, run["codes"], run["fit"])
@@ -111,24 +110,18 @@ def run_peers(python: str, folder: Path, seeds: list[int]) -> None:
             subprocess.run([*call, *(["--batch", batch] if batch else [])], check=True)
 
 
-def kept(path: Path, compute: object) -> dict[str, float]:
-    """A row that was computed before, or now."""
-    if not path.exists():
-        path.write_text(json.dumps(compute()))  # type: ignore[operator]
-        print(path.stem, json.loads(path.read_text()), flush=True)
-    return json.loads(path.read_text())
-
-
 def rows(folder: Path, seeds: list[int]) -> pd.DataFrame:
     """One row a run: file, method, seed, scores."""
     found = []
     for name in BATCH:
         for seed in seeds:
             paths = {s: p for s, p in peer_paths(folder, name, seed).items() if p.exists()}
-            runs = {OURS: kept(folder / f"ours-{name}-{seed}.json", lambda n=name, s=seed: ours(n, s))}
+            runs = {
+                OURS: results.kept(folder / f"ours-{name}-{seed}.json", lambda n=name, s=seed: ours(n, s))
+            }
             for setting, path in paths.items():
                 compute = lambda p=path, n=name, s=seed: theirs(p, n, s)  # noqa: E731
-                runs[PEERS[setting]] = kept(path.with_suffix(".json"), compute)
+                runs[PEERS[setting]] = results.kept(path.with_suffix(".json"), compute)
             found += [{"file": name, "method": key, "seed": seed, **values} for key, values in runs.items()]
     return pd.DataFrame(found)
 
@@ -139,20 +132,12 @@ def differences(runs: pd.DataFrame, peer: str) -> str:
     lines = ["| file | seeds | " + " | ".join(SCORES[c] for c in columns) + " |"]
     lines += ["|" + "---|" * (2 + len(columns))]
     for name, group in runs.groupby("file", sort=False):
-        pairs = group.set_index(["seed", "method"])[columns].unstack()
         if peer not in set(group["method"]):
             continue
-        less = (pairs.xs(OURS, axis=1, level=1) - pairs.xs(peer, axis=1, level=1)).dropna(how="all")
-        cells = []
-        for column in columns:
-            values = less[column].dropna()
-            if not len(values):
-                cells.append("")
-                continue
-            half = stats.t.ppf(0.975, len(values) - 1) * values.std() / len(values) ** 0.5
-            interval = f" ({values.mean() - half:+.3f} to {values.mean() + half:+.3f})"
-            cells.append(f"{values.mean():+.3f}" + (interval if len(values) > 1 else ""))
-        lines.append(f"| {name} | {len(less)} | " + " | ".join(cells) + " |")
+        by = group.set_index(["method", "seed"])[columns]
+        own, other = by.loc[OURS].align(by.loc[peer], join="inner")
+        cells = ["" if own[c].isna().any() else results.paired(own[c], other[c]) for c in columns]
+        lines.append(f"| {name} | {len(own)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -15,11 +16,23 @@ import scipy.sparse as sp
 from scvi_fit import pack
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import pandas as pd
 
-__all__ = ["FOLDER", "job", "log_normalise", "principal", "put", "run_peer", "save", "table", "write"]
+__all__ = [
+    "FOLDER",
+    "job",
+    "kept",
+    "log_normalise",
+    "paired",
+    "principal",
+    "put",
+    "run_peer",
+    "save",
+    "table",
+    "write",
+]
 
 FOLDER = Path(__file__).resolve().parent / "results"
 READING = "\n## Reading\n"
@@ -112,6 +125,25 @@ def write(
     body = "".join(f"\n## {name}\n\n{text}\n" for name, text in parts.items())
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(head + body + (READING + reading if reading else ""))
+
+
+def kept(path: Path, compute: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """Numbers that were computed and kept before, or are now."""
+    if not path.exists():
+        path.write_text(json.dumps(compute()))
+        print(path.stem, path.read_text(), flush=True)
+    return json.loads(path.read_text())
+
+
+def paired(a: Sequence[float], b: Sequence[float]) -> str:
+    """Mean difference of the same seeds and Student's 95 % interval."""
+    from scipy import stats
+
+    less = np.subtract(a, b)
+    if len(less) < 2:
+        return f"{less.mean():+.3f}"
+    half = stats.t.ppf(0.975, len(less) - 1) * less.std(ddof=1) / len(less) ** 0.5
+    return f"{less.mean():+.3f} ({less.mean() - half:+.3f} to {less.mean() + half:+.3f})"
 
 
 def put(lines: Sequence[str], path: Path | None) -> None:

@@ -119,14 +119,12 @@ class CSR:
 
     def transposed_product(self, dense: Float[Tensor, "n d"]) -> Float[Tensor, "g d"]:
         """``X^T`` times a dense matrix, at the cost of the non-zeros."""
-        if not self._small() or dense.dtype != self.value.dtype:
-            return self.transposed() @ dense
-        turned = self.scipy().tocsc()
-        crow, col, value = (torch.from_numpy(x) for x in (turned.indptr, turned.indices, turned.data))
-        # Of 32-bit positions and into a place of its own: half the time of `@`, which fills and copies.
+        turned = self.transposed().torch()
+        if not self._small():
+            return turned @ dense
+        # Into a place of its own: half the time of `@`, which fills and copies.
         out = dense.new_empty(self.width, dense.shape[1])
-        left = _sparse(crow, col, value, (self.width, len(self)))
-        return torch.addmm(out, left, dense.contiguous(), beta=0, out=out)
+        return torch.addmm(out, turned, dense.contiguous(), beta=0, out=out)
 
     def transposed(self) -> CSR:
         """The same matrix with rows for columns."""
@@ -145,7 +143,9 @@ class CSR:
         """The same memory as a PyTorch sparse matrix."""
         # MKL multiplies by 32-bit positions, and would copy longer ones.
         crow, col = (self.crow.int(), self.col) if self._small() else (self.crow, self.col.long())
-        return _sparse(crow, col, self.value, self.shape)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
+            return torch.sparse_csr_tensor(crow, col, self.value, self.shape, check_invariants=False)
 
     def dense(self) -> Float[Tensor, "n g"]:
         """A dense copy; for minibatches and tests, never for a data set."""
@@ -180,13 +180,6 @@ class CSR:
             torch.from_numpy(csr.data.astype(np.float32)),
             csr.shape[1],
         )
-
-
-def _sparse(crow: Tensor, col: Tensor, value: Tensor, shape: tuple[int, int]) -> Tensor:
-    """A sparse matrix of PyTorch's, of the same memory."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
-        return torch.sparse_csr_tensor(crow, col, value, shape, check_invariants=False)
 
 
 def repeat(values: Tensor, counts: Int[Tensor, " n"], total: int) -> Tensor:
