@@ -149,9 +149,9 @@ def profile(path: Path, *, recipe: str, likelihood: str, steps: int = 20) -> str
     from torch.profiler import profile as watch
 
     import chreode as ch
-    from chreode.decoders.product import rounding, rounds_fast
     from chreode.objective import Step
     from chreode.optim import CodeAdam, codebooks, optimiser
+    from chreode.rounding import rounding, rounds_fast
 
     cells = ch.read(ad.AnnData(sp.load_npz(path)))
     build = recipe_of(recipe, likelihood).build(cells.layout)

@@ -149,6 +149,8 @@ class CSR:
 
     def dense(self) -> Float[Tensor, "n g"]:
         """A dense copy; for minibatches and tests, never for a data set."""
+        if self._small():
+            return torch.from_numpy(self.scipy().toarray())
         out = torch.zeros(self.shape, dtype=self.value.dtype, device=self.value.device)
         out.view(-1).index_add_(0, self.row * self.width + self.col.long(), self.value)
         return out

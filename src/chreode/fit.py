@@ -54,9 +54,9 @@ def fit(
         How many. With more than one, each owns its cells and their codes; call from under
         ``if __name__ == "__main__":``, since further processes are spawned.
     precision
-        ``auto``: single precision, but on CPUs that multiply bfloat16 faster the last layer is trained on
-        numbers rounded to it before they are multiplied (`chreode.decoders.product.Product`); else as
-        Lightning Fabric names it: ``32-true``, ``bf16-mixed``, ...
+        ``auto``: single precision, but on CPUs that multiply bfloat16 faster an encoder's first layer and a
+        decoder's last are trained on numbers rounded to it before they are multiplied (`chreode.rounding`);
+        else as Lightning Fabric names it: ``32-true``, ``bf16-mixed``, ...
     validation
         Share of the cells whose held-out molecules decide when to stop; 0 trains all epochs on all cells.
     checkpoint

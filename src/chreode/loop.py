@@ -13,7 +13,6 @@ import torch
 
 from chreode.axes import Tensor
 from chreode.checkpoint import write_checkpoint
-from chreode.decoders.product import rounding, rounds_fast
 from chreode.held_out import halves, spent
 from chreode.io.loader import minibatches
 from chreode.memory import cells_at_a_time, kept_memory
@@ -22,6 +21,7 @@ from chreode.nonfinite import NonFinite, explain
 from chreode.objective import Step
 from chreode.optim import CodeAdam, codebooks, optimiser, weigh_priors
 from chreode.plan import Event, Moment
+from chreode.rounding import rounding, rounds_fast
 from chreode.settle import infer_codes
 from chreode.threads import threads_for, warn_when_busy
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from chreode.axes import Float, Tensor
-from chreode.decoders.product import rounding
 from chreode.named import Named
 from chreode.parts import Code, Density, Given, Observed
+from chreode.rounding import rounding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -10,6 +10,7 @@ from torch import nn
 from chreode.axes import Float, Tensor
 from chreode.cells import CSR, Cells
 from chreode.infer.posterior import GaussianPosterior
+from chreode.infer.sparse_linear import SparseLinear
 from chreode.layers import Layers, has_bias
 from chreode.parts import Code, Given
 
@@ -19,46 +20,9 @@ if TYPE_CHECKING:
     from chreode.layers import Norm
     from chreode.layout import Layout
 
-__all__ = ["Encoder", "SparseLinear", "VariationalEncoder"]
+__all__ = ["Encoder", "VariationalEncoder"]
 
 _LEAST = 1e-4  # variance of a code
-
-
-class _SparseProduct(torch.autograd.Function):
-    """``X W`` for a CSR ``X``; the backward pass is the transposed product ``X^T g``."""
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, values: CSR) -> Tensor:
-        ctx.values = values
-        return values @ weight
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return ctx.values.transposed_product(grads[0]), None
-
-
-class SparseLinear(nn.Module):
-    """A linear layer whose input is a `CSR` or a dense tensor.
-
-    Parameters
-    ----------
-    width
-        Input features ``g``.
-    hidden
-        Output units.
-    bias
-        Whether :math:`b` is added.
-    """
-
-    def __init__(self, width: int, hidden: int, *, bias: bool = True) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(width, hidden).uniform_(-1, 1) / width**0.5)
-        self.bias = nn.Parameter(torch.zeros(hidden)) if bias else None
-
-    def forward(self, values: CSR | Tensor) -> Float[Tensor, "n h"]:
-        """``X W + b``."""
-        units = _SparseProduct.apply(self.weight, values) if isinstance(values, CSR) else values @ self.weight
-        return units if self.bias is None else units + self.bias
 
 
 def entered(

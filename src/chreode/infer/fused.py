@@ -10,8 +10,9 @@ from torch import nn
 
 from chreode.axes import Bool, Float, Tensor
 from chreode.cells import CSR, Cells
-from chreode.infer.encoder import Encoder, SparseLinear, entered, gaussian
+from chreode.infer.encoder import Encoder, entered, gaussian
 from chreode.infer.posterior import GaussianPosterior
+from chreode.infer.sparse_linear import SparseLinear
 from chreode.layers import Layers, has_bias
 from chreode.named import Named
 from chreode.parts import Code, Given
