@@ -102,3 +102,14 @@ def test_the_start_is_centred_and_scaled_by_the_cells_that_were_measured(kind):
     scale = np.nanstd(entered, 0) if kind == "counts" else np.ones(G)
     np.testing.assert_allclose(start.scale, scale, rtol=1e-2)
     np.testing.assert_allclose(start.mean, np.nanmean(entered, 0) / scale, rtol=1e-2)
+
+
+def test_a_feature_is_measured_in_the_cells_whose_panel_has_it_and_nowhere_else():
+    some = cells(np.random.default_rng(0).poisson(20 * PROFILE, (N, G)))
+    mask = some.mask("rna")
+    assert mask is not None
+    assert torch.equal(some.times_measured("rna"), mask.sum(0).float())
+    few = some[torch.arange(5)]
+    assert few.times_measured("rna").tolist() == [5.0] * (G - LACKS) + [3.0] * LACKS
+    whole = Cells(some.layout, names=some.names, measured=some.measured)
+    assert torch.equal(whole.times_measured("rna"), torch.full((G,), float(N)))

@@ -229,6 +229,14 @@ class Cells:
         measured = self.measured[modality]
         return measured.sum_columns() if isinstance(measured, CSR) else measured.sum(0)
 
+    def times_measured(self, modality: str) -> Float[Tensor, " g"]:
+        """How many cells each feature was measured in."""
+        there = self.present[modality]
+        if modality not in self.panels:
+            return there.sum().float().expand(self.layout.modalities[modality].n_features)
+        panels = self.panels[modality].float()
+        return torch.bincount(self.panel[modality][there], minlength=len(panels)).float() @ panels
+
     def whole_sums(self, modality: str) -> Float[Tensor, " g"]:
         r"""`column_sums` as if every panel had all features: of what one lacks, the other cells tell.
 

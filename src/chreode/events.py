@@ -130,7 +130,7 @@ def learn_factors() -> Event:
 
 def weigh_readout(*, every: int = 1) -> Event:
     """After every epoch: the precision of the readout's weights by evidence, for each modality."""
-    sums: dict[str, Tensor] = {}  # of the cells that train, which stay the same
+    known: dict[str, tuple[Tensor, Tensor]] = {}  # of the cells that train, which stay the same
 
     @torch.no_grad()
     def do(moment: Moment) -> None:
@@ -139,10 +139,11 @@ def weigh_readout(*, every: int = 1) -> Event:
         codes = {name: latent.infer(some, None).z for name, latent in moment.model.latents.items()}
         for name, units in decoder.units(codes, some).items():
             output = decoder.readout.outputs[name]
-            number = moment.total(cells.present[name].sum().double())
-            if name not in sums:
-                sums[name] = moment.total(cells.column_sums(name).double())
-            mean = sums[name] / number.clamp_min(1)
+            if name not in known:
+                both = cells.column_sums(name), cells.times_measured(name)
+                known[name] = moment.total(both[0].double()), moment.total(both[1].double())
+            total, number = known[name]
+            mean = total / number.clamp_min(1)
             centred = units[some.present[name]] - units[some.present[name]].mean(0)
             many = moment.total(some.present[name].sum().double()).clamp_min(1)
             covariance = moment.total((centred.T @ centred).double()) / many
