@@ -1,0 +1,16 @@
+"""How cells move in time: fields, their solution, and what is matched to observed snapshots."""
+
+from chreode.dynamics.fields import LocallyLinear, Perceptron
+from chreode.dynamics.matching import mmd, pairs, wasserstein
+from chreode.dynamics.solve import dormand_prince, exponential, rk4
+
+__all__ = [
+    "LocallyLinear",
+    "Perceptron",
+    "dormand_prince",
+    "exponential",
+    "mmd",
+    "pairs",
+    "rk4",
+    "wasserstein",
+]

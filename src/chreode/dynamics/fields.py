@@ -1,0 +1,148 @@
+"""Fields that move cells: the velocity of a state at a time."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from chreode.axes import Float, Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["LocallyLinear", "Perceptron"]
+
+_SMALL = 0.01  # of the usual start of the last layer: cells stand still until something is learned
+
+
+class Perceptron(nn.Module):
+    r"""A velocity by a multilayer perceptron of state and time.
+
+    .. math:: \frac{dz}{dt} = f(z, t)
+
+    Beyond ``reach`` from the origin it has no outward part, see `confinement`.
+
+    Parameters
+    ----------
+    dim
+        Dimensions ``d`` of the state.
+    hidden
+        Widths of the hidden layers, at least one.
+    activation
+        Of their units.
+    """
+
+    reach: Tensor
+
+    def __init__(
+        self, dim: int, *, hidden: Sequence[int] = (64, 64, 64), activation: Callable[[], nn.Module] = nn.SELU
+    ) -> None:
+        super().__init__()
+        self.layers = _layers(dim + 1, dim, hidden, activation)
+        self.register_buffer("reach", torch.tensor(float("inf")))
+
+    def forward(self, z: Float[Tensor, "n d"], t: Float[Tensor, " n"]) -> Float[Tensor, "n d"]:
+        """The velocity."""
+        velocity = self.layers(torch.cat([z, t[:, None]], 1))
+        return velocity - confinement(velocity, z, self.reach)[:, None] * z
+
+
+class LocallyLinear(nn.Module):
+    r"""A velocity that is linear in the state, by an operator that a network makes of state and time.
+
+    .. math:: \frac{dz}{dt} = A(z, t)\,z + b(z, t), \qquad
+              A = \frac{\beta M}{\sqrt{\beta^2 + \lVert M \rVert_F^2 / d}}
+
+    with ``M`` and ``b`` the network's. The operator's root mean square singular value stays below the bound
+    :math:`\beta`. Beyond ``reach`` from the origin ``A`` is shifted by a multiple of the identity so that the
+    velocity has no outward part, see `confinement`: so no cell leaves a ball of twice that radius.
+
+    Parameters
+    ----------
+    dim
+        Dimensions ``d`` of the state.
+    hidden
+        Widths of the hidden layers, at least one.
+    affine
+        Whether there is a ``b``; without it, as published, the origin cannot move.
+    bound
+        :math:`\beta`, above 0, per unit of time; infinite to leave the operator as it is.
+    activation
+        Of the hidden units.
+
+    References
+    ----------
+    Cell-MNN (2025), doi:10.48550/arXiv.2510.02903, where A is diagonalisable with real eigenvalues (no
+    rotation), unbounded, and ``b`` is 0.
+    """
+
+    reach: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        hidden: Sequence[int] = (96, 96, 96, 96),
+        affine: bool = True,
+        bound: float = 4.0,
+        activation: Callable[[], nn.Module] = nn.LeakyReLU,
+    ) -> None:
+        super().__init__()
+        self.dim, self.affine, self.bound = dim, affine, bound
+        self.layers = _layers(dim + 1, dim * dim + dim * affine, hidden, activation)
+        self.register_buffer("reach", torch.tensor(float("inf")))
+
+    def forward(self, z: Float[Tensor, "n d"], t: Float[Tensor, " n"]) -> Float[Tensor, "n d"]:
+        """The velocity."""
+        a, b = self.operator(z, t)
+        return torch.baddbmm(b[:, :, None], a, z[:, :, None])[:, :, 0]
+
+    def operator(
+        self, z: Float[Tensor, "n d"], t: Float[Tensor, " n"]
+    ) -> tuple[Float[Tensor, "n d d"], Float[Tensor, "n d"]]:
+        """``A`` and ``b``."""
+        d = self.dim
+        made = self.layers(torch.cat([z, t[:, None]], 1))
+        a = made[:, : d * d].view(-1, d, d)
+        b = made[:, d * d :] if self.affine else torch.zeros_like(z)
+        if self.bound < float("inf"):
+            size = a.square().sum((1, 2), keepdim=True) / d
+            a = a * (self.bound / (self.bound**2 + size).sqrt())
+        velocity = torch.baddbmm(b[:, :, None], a, z[:, :, None])[:, :, 0]
+        pull = confinement(velocity, z, self.reach)
+        return a - pull[:, None, None] * torch.eye(d, dtype=z.dtype, device=z.device), b
+
+
+def confinement(
+    velocity: Float[Tensor, "n d"], z: Float[Tensor, "n d"], reach: Float[Tensor, ""]
+) -> Float[Tensor, " n"]:
+    r"""The pull towards the origin, per unit of the state, that takes a velocity's outward part beyond reach.
+
+    .. math:: \kappa = w\big(\lVert z \rVert / \rho\big)\,\frac{\max(v \cdot z, 0)}{\lVert z \rVert^2}, \qquad
+              v' = v - \kappa z
+
+    with ``w`` rising smoothly from 0 at the reach :math:`\rho` to 1 at twice it. Within it nothing changes.
+    """
+    square = z.square().sum(1).clamp_min(torch.finfo(z.dtype).tiny)
+    share = (square.sqrt() / reach - 1).clamp(0, 1)
+    weight = share * share * (3 - 2 * share)
+    return weight * (velocity * z).sum(1).clamp_min(0) / square
+
+
+def _layers(
+    inputs: int, outputs: int, hidden: Sequence[int], activation: Callable[[], nn.Module]
+) -> nn.Module:
+    parts: list[nn.Module] = []
+    for before, after in itertools.pairwise([inputs, *hidden]):
+        linear = nn.Linear(before, after)
+        nn.init.kaiming_normal_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        parts += [linear, activation()]
+    last = nn.Linear(hidden[-1], outputs)
+    with torch.no_grad():
+        nn.init.kaiming_normal_(last.weight).mul_(_SMALL)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(*parts, last)

@@ -1,0 +1,77 @@
+"""Distances between samples, and couplings: those of reference implementations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics.pairwise import laplacian_kernel
+
+from chreode.dynamics.matching import mmd, pairs, wasserstein
+
+
+def samples(n: int = 60, m: int = 45, d: int = 3, shift: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return (
+        torch.randn(n, d, generator=generator, dtype=torch.float64),
+        torch.randn(m, d, generator=generator, dtype=torch.float64) + shift,
+    )
+
+
+def test_mmd_is_that_of_scikit_learns_laplace_kernels():
+    x, y = samples()
+    expected = 0.0
+    for width in (0.5, 2.0):
+        gamma = 1 / (x.shape[1] * width)
+        k = lambda u, v, gamma=gamma: laplacian_kernel(u.numpy(), v.numpy(), gamma=gamma).mean()  # noqa: E731
+        expected += k(x, x) + k(y, y) - 2 * k(x, y)
+    assert float(mmd(x, y, widths=(0.5, 2.0))) == pytest.approx(expected, rel=1e-10)
+
+
+def test_mmd_of_a_sample_with_itself_is_nothing_and_has_a_finite_gradient():
+    x, _ = samples()
+    x.requires_grad_()
+    value = mmd(x, x.detach().clone())
+    value.backward()
+    assert float(value.detach()) == pytest.approx(0, abs=1e-12)
+    assert x.grad is not None
+    assert torch.isfinite(x.grad).all()
+
+
+def test_pairs_by_transport_are_those_of_the_least_plan():
+    x = torch.arange(8.0)[:, None]
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(1))
+    y = x[order] + 0.1
+    rows, columns = pairs(x, y, coupling="ot", generator=torch.Generator().manual_seed(0))
+    assert len(rows) == 8
+    assert torch.equal(order[columns], rows)
+
+
+def test_independent_pairs_are_of_all_cells_with_all():
+    x, y = samples(400, 300)
+    rows, columns = pairs(x, y, coupling="independent", generator=torch.Generator().manual_seed(0))
+    assert len(rows) == len(columns) == 400
+    assert int(rows.max()) > 380
+    assert int(columns.max()) in range(290, 300)
+    assert abs(np.corrcoef(rows, columns)[0, 1]) < 0.15
+
+
+def test_transport_of_samples_of_unequal_size_keeps_both_marginals():
+    x, y = samples(30, 20)
+    rows, columns = [], []
+    for seed in range(200):
+        one, other = pairs(x, y, coupling="ot", generator=torch.Generator().manual_seed(seed))
+        rows.append(one)
+        columns.append(other)
+    for drawn, n in ((torch.cat(rows), 30), (torch.cat(columns), 20)):
+        share = torch.bincount(drawn, minlength=n) / len(drawn)
+        assert float((share * n - 1).abs().max()) < 0.25
+
+
+def test_wasserstein_is_that_of_scipy_in_one_dimension_and_a_shift_in_many():
+    from scipy.stats import wasserstein_distance
+
+    x, y = (s.numpy() for s in samples(d=1))
+    assert wasserstein(x, y) == pytest.approx(wasserstein_distance(x[:, 0], y[:, 0]), rel=1e-8)
+    x = samples()[0].numpy()
+    assert wasserstein(x, x + np.array([3.0, 4.0, 0.0])) == pytest.approx(5.0, rel=1e-9)
