@@ -10,6 +10,7 @@ import torch
 
 from chreode.axes import Bool, Float, Int, Tensor
 from chreode.csr import CSR
+from chreode.errors import InputError
 from chreode.layout import Layout, Modality, encode
 from chreode.words import many
 
@@ -228,6 +229,29 @@ class Cells:
         """Sum of what was measured of each feature."""
         measured = self.measured[modality]
         return measured.sum_columns() if isinstance(measured, CSR) else measured.sum(0)
+
+    @property
+    def time(self) -> Float[Tensor, " n"]:
+        """When each cell was measured; NaN where that is unknown.
+
+        Raises
+        ------
+        InputError
+            When the cells were read without times.
+        """
+        column = self.layout.in_role("time")
+        if column is None:
+            msg = "Expected cells with times; found none. Read them with time=COLUMN (--time)."
+            raise InputError(msg)
+        return self.covariates[column.column]
+
+    @property
+    def snapshot(self) -> Int[Tensor, " n"]:
+        """Which of the layout's times each cell was measured at; -1 where it is none of them."""
+        column: Any = self.layout.in_role("time")
+        times = torch.tensor(column.times, dtype=self.time.dtype, device=self.device)
+        at = torch.searchsorted(times, self.time.nan_to_num(float("inf"))).clamp_max(len(times) - 1)
+        return torch.where(times[at] == self.time, at, -1)
 
     def times_measured(self, modality: str) -> Float[Tensor, " g"]:
         """How many cells each feature was measured in."""

@@ -28,6 +28,7 @@ from chreode.cli_options import (
     Overwrite,
     Run,
     Seed,
+    Time,
     Unlabelled,
     Work,
     app,
@@ -70,6 +71,7 @@ def fit(
     batch: Batch = None,
     label: Label = None,
     unlabelled: Unlabelled = None,
+    time: Time = None,
     covariate: Annotated[
         list[str] | None, typer.Option(metavar="KEY", help="Column that conditions the decoder; repeatable.")
     ] = None,
@@ -103,6 +105,7 @@ def fit(
         "batch": batch,
         "label": label,
         "unlabelled": unlabelled,
+        "time": time,
         "covariates": tuple(covariate or ()),
         "features": by_modality(features, number=True),
         "values": by_modality(values),

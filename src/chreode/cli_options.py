@@ -23,6 +23,7 @@ __all__ = [
     "Overwrite",
     "Run",
     "Seed",
+    "Time",
     "Unlabelled",
     "Work",
     "app",
@@ -60,6 +61,9 @@ Label = Annotated[str | None, typer.Option(metavar="KEY", help="Column of labels
 
 Unlabelled = Annotated[
     str | None, typer.Option(metavar="LEVEL", help="Level of the label that means that there is none.")
+]
+Time = Annotated[
+    str | None, typer.Option(metavar="KEY", help="Column of the times at which cells were measured.")
 ]
 
 

@@ -55,13 +55,14 @@ def _refuse_idle(embedded: Any, name: str, level: str | float | None) -> None:
     layout = embedded.cells.layout
     covariate = layout.find(name)
     columns = {latent.column for latent in embedded.module.latents.values()}
-    if covariate and (covariate.role != "label" or covariate.column in columns or level is None):
+    if covariate and (covariate.column in {*layout.conditions, *columns} or level is None):
         return
     known = listing(layout.conditions)
     if covariate is None:
         found, column = f"{name!r}.{nearest(name, layout.conditions)}", "COLUMN"
     else:
-        found = f"{name!r}, which was read as the label: it conditions nothing, so nothing would change."
+        role = covariate.role
+        found = f"{name!r}, which was read as the {role}: it conditions nothing, so nothing would change."
         column = covariate.column
     one = "Name one of these, or fit" if layout.conditions else "Fit"
     msg = (

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Covariate", "Kind", "Layout", "Modality", "Role", "encode"]
 
 Kind = Literal["counts", "binary", "continuous"]
-Role = Literal["batch", "label", "covariate"]
+Role = Literal["batch", "label", "covariate", "time"]
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,14 @@ class Covariate:
         Its name in the user's table.
     role
         ``batch`` and ``covariate`` condition the decoder; ``label`` is for scores and tables unless a
-        recipe is supervised.
+        recipe is supervised; ``time`` is when a cell was measured, which dynamics follow.
     levels
         Level names of a categorical column, ``c`` of them; empty for a continuous one.
     location, scale
         Mean and standard deviation of a continuous column in the training cells; the model sees
-        ``(value - location) / scale``.
+        ``(value - location) / scale``. A time is seen as it is.
+    times
+        The times at which cells were measured, in order, of a column that is a time.
     """
 
     column: str
@@ -65,6 +67,7 @@ class Covariate:
     levels: tuple[str, ...] = ()
     location: float = 0.0
     scale: float = 1.0
+    times: tuple[float, ...] = ()
 
     @property
     def categorical(self) -> bool:
@@ -97,8 +100,8 @@ class Layout:
 
     @property
     def conditions(self) -> dict[str, Covariate]:
-        """The covariates that condition a decoder: batch first, labels left out."""
-        chosen = [c for c in self.covariates.values() if c.role != "label"]
+        """The covariates that condition a decoder: batch first, labels and times left out."""
+        chosen = [c for c in self.covariates.values() if c.role in ("batch", "covariate")]
         return {c.column: c for c in sorted(chosen, key=lambda c: c.role != "batch")}
 
     def in_role(self, role: Role) -> Covariate | None:
@@ -111,7 +114,7 @@ class Layout:
         return self.covariates.get(column) or in_role
 
     def resolve(self, column: str) -> Covariate:
-        """The covariate called ``column``, or the one in the role ``column`` names (``batch``, ``label``).
+        """The covariate called ``column``, or the one in the role that ``column`` names (``batch``, say).
 
         Raises
         ------

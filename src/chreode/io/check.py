@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from chreode.errors import InputError
 from chreode.io.schema import listing
 
 if TYPE_CHECKING:
     from chreode.cells import Cells
 
-__all__ = ["refuse_constant", "refuse_unlinked"]
+__all__ = ["refuse_constant", "refuse_single_times", "refuse_unlinked"]
 
 
 def refuse_constant(cells: Cells) -> None:
@@ -34,6 +36,30 @@ def refuse_constant(cells: Cells) -> None:
                 f"{name!r}. Leave it out, or read more cells."
             )
             raise InputError(msg)
+
+
+def refuse_single_times(cells: Cells) -> None:
+    """Refuse times that tell nothing of how cells change: one alone, or times of one cell each.
+
+    Raises
+    ------
+    InputError
+        When all cells are of one time, or one cell alone is of some time.
+    """
+    time = cells.layout.in_role("time")
+    if time is None:
+        return
+    if len(time.times) < 2:
+        msg = f"Expected at least two times in column {time.column!r}; found one, {min(time.times):g}."
+        raise InputError(msg + " Read cells of other times too, or leave time out.")
+    number = torch.bincount(cells.snapshot, minlength=len(time.times)).tolist()
+    if few := [f"{t:g}" for t, n in zip(time.times, number, strict=True) if n < 2]:
+        msg = (
+            f"Expected several cells at every time in column {time.column!r}; found a single one at "
+            f"{listing(few)}. Leave these cells out, or bring their times together (a pseudotime to a few "
+            "bins)."
+        )
+        raise InputError(msg)
 
 
 def refuse_unlinked(cells: Cells) -> None:

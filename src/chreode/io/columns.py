@@ -74,6 +74,8 @@ def learn(source: Source, name: str, *, role: Role, unlabelled: str | None = Non
     if missing.all():
         msg = f"Expected values in column {name!r} ({role}); found none in any cell. Leave the column out."
         raise InputError(msg)
+    if role == "time":
+        return _times(column, name)
     said = _missing(name, missing)
     if role == "covariate" and _numeric(column):
         numbers = _numbers(column, name)
@@ -87,6 +89,19 @@ def learn(source: Source, name: str, *, role: Role, unlabelled: str | None = Non
         said += _unsaid(name, levels, unlabelled)
     covariate = Covariate(name, role, levels=levels)
     return Column(covariate, _numbered(_level_text(column), missing, levels), said)
+
+
+def _times(column: pd.Series, name: str) -> Column:
+    """When every cell was measured, in numbers."""
+    numbers = _numbers(column, name, what="a time")
+    if missing := int(np.isnan(numbers).sum()):
+        msg = (
+            f"Expected a time for every cell in column {name!r}; found {many(missing, 'cell')} without one. "
+            "Fill them in, or leave these cells out."
+        )
+        raise InputError(msg)
+    covariate = Covariate(name, "time", times=tuple(np.unique(numbers).tolist()))
+    return Column(covariate, _standardised(numbers, covariate), ())
 
 
 def labelled(column: pd.Series, unlabelled: str | None) -> pd.Series:
@@ -211,14 +226,14 @@ def _categorical() -> type:
     return pd.CategoricalDtype
 
 
-def _numbers(column: pd.Series, name: str) -> np.ndarray:
+def _numbers(column: pd.Series, name: str, *, what: str = "continuous") -> np.ndarray:
     import pandas as pd
 
     plain = column.astype(object).where(column.notna(), np.nan)
     try:
         numbers = np.asarray(pd.to_numeric(plain), dtype=np.float64)
     except (ValueError, TypeError) as error:
-        msg = f"Expected numbers in column {name!r}, which is continuous; found other values ({error})."
+        msg = f"Expected numbers in column {name!r}, which is {what}; found other values ({error})."
         raise InputError(msg) from error
     if np.isinf(numbers).any():
         count = int(np.isinf(numbers).sum())

@@ -13,7 +13,7 @@ import torch
 from chreode.axes import Tensor
 from chreode.cells import Cells, Reading
 from chreode.errors import InputError
-from chreode.io.check import refuse_constant, refuse_unlinked
+from chreode.io.check import refuse_constant, refuse_single_times, refuse_unlinked
 from chreode.io.columns import Column, labelled, learn, reuse
 from chreode.io.gather import Room
 from chreode.io.join import join
@@ -47,6 +47,7 @@ def read(
     values: str | Mapping[str, str] | None = None,
     modalities: str | Sequence[str] = (),
     unlabelled: str | None = None,
+    time: str | None = None,
     like: Fitted | None = None,
     add_levels: bool = False,
 ) -> Cells:
@@ -88,10 +89,12 @@ def read(
         default).
     unlabelled
         Level of the label that means that there is none: ``"Unknown"``, say.
+    time
+        Column of the times at which cells were measured: numbers, of several cells each.
     like
         A model (or `Cells`): its features, levels and scales are reused, so that the cells can be projected.
         Features are matched by name, then by symbol, then with Ensembl versions left out; those missing are
-        masked. ``counts``, ``batch`` and ``label`` default to the model's and may name others here.
+        masked. ``counts``, ``batch``, ``label`` and ``time`` default to the model's and may name others here.
     add_levels
         With ``like``, of one table: levels of batch and covariates that the model does not know come after
         those it knows, for `chreode.add_levels`; by default they are unknown.
@@ -121,6 +124,7 @@ def read(
         values=values,
         modalities=modalities,
         unlabelled=unlabelled,
+        time=time,
     )
     if unlabelled is not None and label is None and like is None:
         msg = f"Expected label= beside unlabelled={unlabelled!r}; found none. Name the column of the labels."
@@ -136,6 +140,7 @@ def read(
     if cells is not source:
         if like is None:
             refuse_constant(cells)
+            refuse_single_times(cells)
             refuse_unlinked(cells)
         for message in cells.reading.messages:
             logging.getLogger(__name__).warning(message)
@@ -224,7 +229,7 @@ def _learn(source: Source, schema: Schema, room: Room) -> Cells:
 def _reuse(source: Source, schema: Schema, like: Fitted, room: Room, *, add_levels: bool) -> Cells:
     """Read cells for a model: features, levels and scales are the model's."""
     known = like.layout.modalities
-    asked = {"batch": schema.batch, "label": schema.label}
+    asked = {"batch": schema.batch, "label": schema.label, "time": schema.time}
     schema, parts, said = inherited(schema, source, like)
     columns = [
         reuse(source, c, column=asked.get(c.role), add_levels=add_levels, unlabelled=schema.unlabelled)

@@ -52,6 +52,8 @@ class Schema:
         Those that are read; empty for all.
     unlabelled
         Level of the label that means that there is none.
+    time
+        Column of the times at which cells were measured.
     """
 
     counts: str | Mapping[str, str | None] | None = None
@@ -62,6 +64,7 @@ class Schema:
     values: Values | Mapping[str, Values] | None = None
     modalities: tuple[str, ...] = ()
     unlabelled: str | None = None
+    time: str | None = None
 
     @classmethod
     def of(
@@ -75,6 +78,7 @@ class Schema:
         values: str | Mapping[str, str] | None = None,
         modalities: str | Sequence[str] = (),
         unlabelled: str | None = None,
+        time: str | None = None,
     ) -> Schema:
         """Check the arguments' types and bring them to plain values.
 
@@ -84,7 +88,12 @@ class Schema:
             For a name that is not text, a column in two roles, a number of features below one, or values
             of an unknown kind.
         """
-        for argument, name in {"batch": batch, "label": label, "unlabelled": unlabelled}.items():
+        for argument, name in {
+            "batch": batch,
+            "label": label,
+            "unlabelled": unlabelled,
+            "time": time,
+        }.items():
             _text(name, argument, optional=True)
         columns = (covariates,) if isinstance(covariates, str) else tuple(covariates)
         chosen = (modalities,) if isinstance(modalities, str) else tuple(modalities)
@@ -100,17 +109,19 @@ class Schema:
             _each(values, _values),
             chosen,
             unlabelled,
+            time,
         )
         schema._refuse_two_roles()
         return schema
 
     @property
     def roles(self) -> list[tuple[str, Role]]:
-        """The columns to be read and what each is for: batch, label, then covariates."""
+        """The columns to be read and what each is for: batch, label, covariates, then time."""
         named: list[tuple[str | None, Role]] = [
             (self.batch, "batch"),
             (self.label, "label"),
             *((column, "covariate") for column in self.covariates),
+            (self.time, "time"),
         ]
         return [(column, role) for column, role in named if column is not None]
 
@@ -166,8 +177,7 @@ class Schema:
         if twice:
             msg = (
                 f"Expected every column in one role; found {listing(twice)} more than once among batch, "
-                "label "
-                "and covariates. Name it once (batch and covariates both condition the decoder)."
+                "label, covariates and time. Name it once (batch and covariates both condition the decoder)."
             )
             raise InputError(msg)
 

@@ -78,7 +78,7 @@ def inherited(
             )
             raise InputError(msg)
     changes: dict[str, str | None] = {}
-    for role, column in (("batch", schema.batch), ("label", schema.label)):
+    for role, column in (("batch", schema.batch), ("label", schema.label), ("time", schema.time)):
         trained = next((c.column for c in like.layout.covariates.values() if c.role == role), None)
         changes[role] = column or trained
         if column and trained is None:
@@ -94,6 +94,7 @@ def inherited(
         values=kinds,
         batch=changes["batch"],
         label=changes["label"],
+        time=changes["time"],
         unlabelled=schema.unlabelled or trained.unlabelled,
     )
     return given, parts, (*said, *more)

@@ -82,7 +82,7 @@ NATS = (
     "Nats per molecule say how surprising the model finds each molecule that it was not shown: 0.1 lower "
     "means that it gave every molecule about 10 % more probability."
 )
-ROLES = {"label": 0, "batch": 1, "covariate": 2}
+ROLES = {"label": 0, "batch": 1, "time": 2, "covariate": 3}
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Components:
 
 
 def label_first(cells: Cells) -> list[Covariate]:
-    """The columns of the cells: label, batch, then the others."""
+    """The columns of the cells: label, batch, time, then the others."""
     return sorted(cells.layout.covariates.values(), key=lambda c: ROLES[c.role])
 
 
