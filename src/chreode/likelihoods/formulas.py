@@ -60,7 +60,7 @@ def _compiler(*freedoms: str, **options: Any) -> Callable[[Callable], Any]:
 
 # In a formula nothing may change the order of terms, which is chosen with care; a sum over a row may.
 formula = _compiler("arcp", "contract", "nsz", forceinline=True)
-loop = _compiler("arcp", "contract", "nsz", "reassoc")
+loop = _compiler("arcp", "contract", "nsz", "reassoc", forceinline=True)
 
 
 def _series(function: Callable[[np.ndarray], np.ndarray], degree: int, ends: tuple[float, float]) -> tuple:
