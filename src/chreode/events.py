@@ -147,7 +147,9 @@ def weigh_readout(*, every: int = 1) -> Event:
             centred = units[some.present[name]] - units[some.present[name]].mean(0)
             many = moment.total(some.present[name].sum().double()).clamp_min(1)
             covariance = moment.total((centred.T @ centred).double()) / many
-            information = number * decoder.readout.heads[name].information(mean)
+            # A head with several outputs a feature has them one after the other.
+            each = decoder.readout.heads[name].information(mean).view(-1, len(number))
+            information = (number * each).reshape(-1)
             output.shrink(
                 weight_precision(
                     output.weight,
