@@ -96,9 +96,10 @@ def test_wrong_times_are_refused_with_what_was_found(what):
         ch.read(make(), time="hour" if what == "no column" else "day")
 
 
-def test_cells_without_times_say_how_to_read_them():
+@pytest.mark.parametrize("asked", ["time", "snapshot"])
+def test_cells_without_times_say_how_to_read_them(asked):
     with pytest.raises(InputError, match="Read them with time=COLUMN"):
-        _ = ch.read(course()).time
+        getattr(ch.read(course()), asked)
 
 
 def test_a_column_has_one_role():

@@ -248,10 +248,11 @@ class Cells:
     @property
     def snapshot(self) -> Int[Tensor, " n"]:
         """Which of the layout's times each cell was measured at; -1 where it is none of them."""
+        time = self.time  # which refuses cells without any
         column: Any = self.layout.in_role("time")
-        times = torch.tensor(column.times, dtype=self.time.dtype, device=self.device)
-        at = torch.searchsorted(times, self.time.nan_to_num(float("inf"))).clamp_max(len(times) - 1)
-        return torch.where(times[at] == self.time, at, -1)
+        times = torch.tensor(column.times, dtype=time.dtype, device=self.device)
+        at = torch.searchsorted(times, time.nan_to_num(float("inf"))).clamp_max(len(times) - 1)
+        return torch.where(times[at] == time, at, -1)
 
     def times_measured(self, modality: str) -> Float[Tensor, " g"]:
         """How many cells each feature was measured in."""

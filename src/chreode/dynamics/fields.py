@@ -97,8 +97,7 @@ class LocallyLinear(nn.Module):
 
     def forward(self, z: Float[Tensor, "n d"], t: Float[Tensor, " n"]) -> Float[Tensor, "n d"]:
         """The velocity."""
-        a, b = self.operator(z, t)
-        return torch.baddbmm(b[:, :, None], a, z[:, :, None])[:, :, 0]
+        return _affine(*self.operator(z, t), z)
 
     def operator(
         self, z: Float[Tensor, "n d"], t: Float[Tensor, " n"]
@@ -111,8 +110,7 @@ class LocallyLinear(nn.Module):
         if self.bound < float("inf"):
             size = a.square().sum((1, 2), keepdim=True) / d
             a = a * (self.bound / (self.bound**2 + size).sqrt())
-        velocity = torch.baddbmm(b[:, :, None], a, z[:, :, None])[:, :, 0]
-        pull = confinement(velocity, z, self.reach)
+        pull = confinement(_affine(a, b, z), z, self.reach)
         return a - pull[:, None, None] * torch.eye(d, dtype=z.dtype, device=z.device), b
 
 
@@ -130,6 +128,13 @@ def confinement(
     share = (square.sqrt() / reach - 1).clamp(0, 1)
     weight = share * share * (3 - 2 * share)
     return weight * (velocity * z).sum(1).clamp_min(0) / square
+
+
+def _affine(
+    a: Float[Tensor, "n d d"], b: Float[Tensor, "n d"], z: Float[Tensor, "n d"]
+) -> Float[Tensor, "n d"]:
+    """``A z + b`` of each cell."""
+    return torch.baddbmm(b[:, :, None], a, z[:, :, None])[:, :, 0]
 
 
 def _layers(
