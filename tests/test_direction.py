@@ -22,6 +22,7 @@ ORDER = [
     ["plan"],
     ["recipe"],
     ["optim", "checkpoint", "settle", "held_out", "nonfinite", "parcel"],
+    ["scoring"],
     ["events"],
     ["loop"],
     ["train"],

@@ -29,7 +29,7 @@ def distil(
     Returns
     -------
     FittedModel
-        The same model with encoders; ``project(source, refine=20)`` moves their codes by a few steps.
+        The same model with encoders; ``project(source, refine=5)`` moves their codes by a few steps.
     """
     if len(model.layout.modalities) > 1:
         msg = (

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from chreode.cells import Cells, Reading
     from chreode.evaluate.outliers import Reference
-    from chreode.infer import Encoder
+    from chreode.infer.distilled import DistilledEncoder
     from chreode.layout import Layout
     from chreode.model import LatentModel
     from chreode.recipe import Recipe
@@ -65,7 +65,7 @@ class FittedModel:
         reading: Reading,
         recipe: Recipe,
         history: pd.DataFrame,
-        encoders: Mapping[str, Encoder] | None = None,
+        encoders: Mapping[str, DistilledEncoder] | None = None,
     ) -> None:
         self.module = module
         self.layout = layout

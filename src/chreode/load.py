@@ -9,7 +9,7 @@ from chreode.cells import Reading
 from chreode.embedded import Embedded
 from chreode.errors import InputError
 from chreode.fitted import FittedModel
-from chreode.infer import Encoder
+from chreode.infer.distilled import DistilledEncoder
 from chreode.layout import Layout
 from chreode.recipe import Recipe, named
 
@@ -41,7 +41,7 @@ def load(folder: str | Path, *, recipe: Recipe | None = None) -> FittedModel:
     encoders = {}
     for latent, widths in facts["encoders"].items():
         prefix = f"encoders.{latent}."
-        encoders[latent] = Encoder(layout, widths[-1], hidden=widths[:-1]).eval()
+        encoders[latent] = DistilledEncoder(layout, widths[-1], hidden=widths[:-1]).eval()
         encoders[latent].load_state_dict(
             {k.removeprefix(prefix): weights.pop(k) for k in list(weights) if k.startswith(prefix)}
         )

@@ -9,12 +9,13 @@ from torch import nn
 
 from chreode.axes import Float, Tensor
 from chreode.csr import CSR
-from chreode.infer import Encoder
+from chreode.infer.distilled import DistilledEncoder
 from chreode.loop import Call, mix, run, seeded
 from chreode.model import Latent, LatentModel, Trace
 from chreode.objective import Objective, Term, reconstruction
 from chreode.plan import Plan
 from chreode.recipe import Build
+from chreode.scoring import inform, score
 from chreode.settle import at_modes, frozen, infer_codes
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from chreode.cells import Cells
+    from chreode.infer import Encoder
     from chreode.parts import Code, Given
 
 __all__ = ["codes_of_all", "distil", "project"]
@@ -36,7 +38,7 @@ def project(
     model: LatentModel,
     cells: Cells,
     *,
-    encoders: Mapping[str, Encoder] | None = None,
+    encoders: Mapping[str, DistilledEncoder] | None = None,
     refine: int | None = None,
     labelled: bool = False,
     show: str | None = None,
@@ -57,7 +59,8 @@ def project(
     encoders
         Distilled encoder by latent.
     refine
-        Steps at most; None means until converged for free codes, and none after an encoder.
+        Steps at most: of descent (`settle`), or after a distilled encoder of Fisher scoring (`score`). None
+        means until converged for free codes, and none after an encoder.
     labelled
         Whether a supervised prior may place codes by the labels of the cells. Not where these codes are to be
         judged: there the label is hidden.
@@ -76,11 +79,11 @@ def project(
     with frozen(model), torch.no_grad():
         for at in range(0, len(cells), 4096):
             some = cells[slice(at, at + 4096)]
-            encoded = {name: encoder(some).z for name, encoder in encoders.items()}
+            encoded = {name: encoder.encoder(some).z for name, encoder in encoders.items()}
             for name, value in at_modes(model, some, encoded).items():
                 start[name].append(value)
     codes = {name: torch.cat(parts) for name, parts in start.items()}
-    return infer_codes(model, cells, start=codes, steps=refine, lr=_CLOSE, show=show) if refine else codes
+    return score(model, cells, encoders, codes, steps=refine, show=show) if refine else codes
 
 
 def codes_of_all(model: LatentModel, cells: Cells, trained: np.ndarray) -> dict[str, Tensor]:
@@ -135,7 +138,7 @@ def distil(
     epochs: int | None = None,
     seed: int = 0,
     progress: bool = True,
-) -> dict[str, Encoder]:
+) -> dict[str, DistilledEncoder]:
     """Train an encoder on codes that were learned without one, under the finished decoder.
 
     .. math:: L = \\frac1n \\sum_i \\lVert e(\\tilde x_i) - z_i \\rVert^2 / d
@@ -157,7 +160,7 @@ def distil(
     cells = cells.numbered()
     with seeded(mix(seed, 29)):
         encoders = {
-            name: Encoder(cells.layout, value.shape[1], hidden=hidden, dropout=0.1)
+            name: DistilledEncoder(cells.layout, value.shape[1], hidden=hidden, dropout=0.1)
             for name, value in learned.items()
         }
 
@@ -171,7 +174,7 @@ def distil(
         size = sum(trace.cells.size.values(), torch.zeros(()))
         return explain.of(student, trace) / size.clamp(min=1)
 
-    latents = {name: Latent(_Thinned(encoder), nn.Identity()) for name, encoder in encoders.items()}
+    latents = {name: Latent(_Thinned(encoder.encoder), nn.Identity()) for name, encoder in encoders.items()}
     student = LatentModel(latents, model.decoder)
     terms = Objective(Term("imitation", imitation), Term("reconstruction", per_molecule))
     rates = {"codes": 0.0, "decoder": 0.0, "encoder": 1e-3, "prior": 0.0}
@@ -192,4 +195,5 @@ def distil(
         )
     for encoder in encoders.values():
         encoder.eval().zero_grad(set_to_none=True)
+    inform(model, cells, encoders, generator=torch.Generator().manual_seed(mix(seed, 31)))
     return encoders

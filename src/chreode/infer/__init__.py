@@ -1,6 +1,7 @@
 """How codes are inferred: looked up, or encoded."""
 
 from chreode.infer.codebook import Codebook, VariationalCodebook
+from chreode.infer.distilled import DistilledEncoder
 from chreode.infer.encoder import Encoder, VariationalEncoder
 from chreode.infer.factors import likelihood_factors, sparse_factors
 from chreode.infer.fused import ExpertEncoder, FusedEncoder
@@ -12,6 +13,7 @@ from chreode.infer.start import PrincipalStart, remove_batches
 
 __all__ = [
     "Codebook",
+    "DistilledEncoder",
     "Encoder",
     "ExpertEncoder",
     "FusedEncoder",
