@@ -178,8 +178,9 @@ def report(folder: Path, *, data: Path | None) -> None:
         )
         raise InputError(msg) from None
     title = Path(facts["call"]["file"]).name
+    about = {"scores": scores, "command": facts["command"], "title": title}
     out = write_report(
-        folder / "report.html", model=model, cells=cells, scores=scores, command=facts["command"], title=title
+        folder / "report.html", model=model, cells=cells, **about, progress=sys.stderr.isatty()
     )
     print(f"Written to {out}.")
 

@@ -138,7 +138,8 @@ def compare(
             data=_data(cells, split, seeds=seeds, training=training, command=command),
         )
         if folder is not None:
-            _write(found, folder, levels=_levels(cells, split), maps=_maps(results, split, seed=seed))
+            maps = _maps(results, split, seed=seed, progress=progress)
+            _write(found, folder, levels=_levels(cells, split), maps=maps)
     return found
 
 
@@ -329,7 +330,7 @@ def _levels(cells: Cells, split: Split) -> dict[str, np.ndarray]:
     return found
 
 
-def _maps(results: Sequence[Result], split: Split, *, seed: int) -> dict[str, np.ndarray]:
+def _maps(results: Sequence[Result], split: Split, *, seed: int, progress: bool) -> dict[str, np.ndarray]:
     """Two coordinates of the sampled cells, by the first fit of each recipe."""
     from chreode.report.page import project_2d
 
@@ -338,7 +339,7 @@ def _maps(results: Sequence[Result], split: Split, *, seed: int) -> dict[str, np
     for facts, arrays in results:
         trial = facts["trial"]
         if trial["name"] not in maps and not trial["subset"] and "codes" in arrays:
-            maps[trial["name"]] = project_2d(arrays["codes"][sampled], seed)[0]
+            maps[trial["name"]] = project_2d(arrays["codes"][sampled], seed, progress=progress)[0]
     return maps
 
 

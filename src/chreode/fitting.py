@@ -191,7 +191,8 @@ def _write(
         return scores
     from chreode.report import write_report
 
-    write_report(where, model=model, cells=cells, scores=scores, command=run.facts["command"], title=title)
+    about = {"scores": scores, "command": run.facts["command"], "title": title}
+    write_report(where, model=model, cells=cells, **about, progress=sys.stderr.isatty())
     return scores
 
 

@@ -31,15 +31,17 @@ __all__ = ["PACKAGES", "collect", "package_version", "project_2d", "render", "wr
 
 SHOWN = 50_000
 SCRIPTS = ("map.js", "legend.js", "codes.js", "page.js")
-PACKAGES = ("chreode", "torch", "numpy", "anndata", "scipy", "scikit-learn", "umap-learn")
+PACKAGES = ("chreode", "torch", "numpy", "anndata", "scipy", "scikit-learn", "numba")
 
 
-def project_2d(codes: np.ndarray, seed: int, *, limit: int = 60_000) -> tuple[np.ndarray, str]:
+def project_2d(
+    codes: np.ndarray, seed: int, *, limit: int = 60_000, progress: bool = False
+) -> tuple[np.ndarray, str]:
     """Give every code two coordinates, and say in words how they were made.
 
     Codes of two dimensions stay as they are. Otherwise UMAP (15 neighbours, least distance 0.3, started
-    from principal components, one thread, so that the seed decides) or, for fewer than 30 or more than
-    ``limit`` cells, the first two principal components.
+    from principal components; see `chreode.report.umap`) or, for fewer than 30 or more than ``limit`` cells,
+    the first two principal components.
 
     Parameters
     ----------
@@ -49,6 +51,8 @@ def project_2d(codes: np.ndarray, seed: int, *, limit: int = 60_000) -> tuple[np
         Of UMAP.
     limit
         Cells up to which UMAP is used.
+    progress
+        Whether to show a bar while UMAP is at work.
 
     Returns
     -------
@@ -70,21 +74,24 @@ def project_2d(codes: np.ndarray, seed: int, *, limit: int = 60_000) -> tuple[np
     n, d = codes.shape
     if d == 2:
         return codes.copy(), "the two dimensions of the code itself"
+    flat = _principal(codes)
     if 30 <= n <= limit and d > 2:
-        from umap import UMAP
+        from chreode.report.umap import umap
 
-        reducer = UMAP(n_neighbors=15, min_dist=0.3, init="pca", random_state=seed, n_jobs=1)
-        with_what = f"umap-learn {package_version('umap-learn')}, 15 neighbours, seed {seed}"
-        return np.asarray(
-            reducer.fit_transform(codes), dtype=np.float32
-        ), f"UMAP of the {d}-dimensional codes ({with_what})"
-    centred = codes - codes.mean(0, keepdims=True) if n else codes
+        how = f"UMAP of the {d}-dimensional codes (15 neighbours, seed {seed})"
+        return umap(codes, flat, neighbours=15, seed=seed, progress=progress), how
+    return flat, f"the first two principal components of the {d}-dimensional codes"
+
+
+def _principal(codes: np.ndarray) -> np.ndarray:
+    """The first two principal components; what there is not of them is 0."""
+    centred = codes - codes.mean(0, keepdims=True) if len(codes) else codes
     axes = np.linalg.eigh(centred.T.astype(np.float64) @ centred)[1][:, ::-1][:, :2]
     # The sign of an eigenvector is arbitrary: the largest loading is made positive.
     axes = axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])])
-    flat = np.zeros((n, 2), dtype=np.float32)
+    flat = np.zeros((len(codes), 2), dtype=np.float32)
     flat[:, : axes.shape[1]] = centred @ axes
-    return flat, f"the first two principal components of the {d}-dimensional codes"
+    return flat
 
 
 def collect(
@@ -95,6 +102,7 @@ def collect(
     *,
     title: str = "",
     seed: int = 0,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """Gather everything the page shows, as JSON values.
 
@@ -112,6 +120,8 @@ def collect(
         Heading of the page; the source's name when empty.
     seed
         Of the map, and of the draw of cells when there are more than 50,000.
+    progress
+        Whether to show a bar while the map is drawn.
 
     Raises
     ------
@@ -126,7 +136,7 @@ def collect(
     rows = np.arange(len(cells))
     if len(rows) > SHOWN:
         rows = np.sort(np.random.default_rng(seed).choice(len(rows), SHOWN, replace=False))
-    xy, method = project_2d(np.asarray(embedded.embedding)[rows], seed)
+    xy, method = project_2d(np.asarray(embedded.embedding)[rows], seed, progress=progress)
     payload = _payload(embedded, cells, found, modality=modality, rows=rows, xy=xy)
     marked = modalities.other_markers(model, cells, found, modality=modality)
     codes = modalities.codes_section(model, cells, rows=rows, columns=payload["columns"])
@@ -266,6 +276,7 @@ def write_report(
     scores: Mapping[str, Any],
     command: str | Sequence[str],
     title: str = "",
+    progress: bool = False,
 ) -> Path:
     """Write the page about a fitted model: one file that needs no other, nor a network.
 
@@ -275,7 +286,7 @@ def write_report(
     ----------
     path
         Of the page; its folder is made when absent.
-    model, cells, scores, command, title
+    model, cells, scores, command, title, progress
         As in `collect`.
 
     Returns
@@ -288,7 +299,7 @@ def write_report(
     InputError
         When ``cells`` are not the cells of the model, or the path cannot be written.
     """
-    text = render(collect(model, cells, scores, command, title=title))
+    text = render(collect(model, cells, scores, command, title=title, progress=progress))
     with atomic_path(path) as beside:
         beside.write_text(text, encoding="utf-8", newline="\n")
     return Path(path)
