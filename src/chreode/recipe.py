@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from chreode.errors import InputError
+from chreode.io.schema import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -232,9 +233,7 @@ def named(name: str, arguments: Mapping[str, Any] | None = None) -> Recipe:
     # chreode's own recipes register themselves when their room is opened; it stands above this file.
     importlib.import_module("chreode.recipes")
     if name not in registry:
-        close = difflib.get_close_matches(name, registry, 1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        msg = f"Expected a recipe ({', '.join(sorted(registry))}); found {name!r}.{hint}"
+        msg = f"Expected a recipe ({', '.join(sorted(registry))}); found {name!r}.{nearest(name, registry)}"
         raise InputError(msg)
     definition = registry[name]
     return Recipe(name, definition.check(arguments or {}), definition)
