@@ -222,13 +222,23 @@ def test_missing_files_offer_their_neighbours(tmp_path):
     good().write_h5ad(tmp_path / "pbmc.h5ad")
     with pytest.raises(InputError, match=r"no file of this name.*Did you mean 'pbmc\.h5ad'"):
         read(tmp_path / "pbcm.h5ad")
+    for beside in ("pbmc.chreode", "pbmc.csv.bak"):
+        (tmp_path / beside).mkdir()
+    with pytest.raises(InputError, match=r"Check the path\.( Did you mean 'pbmc\.h5ad'\?)?$"):
+        read(tmp_path / "pbmc.csv")
+    (tmp_path / "pbmc10x").mkdir()
+    write(tmp_path / "pbmc10x" / "matrix.mtx.gz", b"")
+    with pytest.raises(InputError, match=r"Did you mean 'pbmc10x'\?"):
+        read(tmp_path / "pbmc10")
     with pytest.raises(InputError, match="found no folder"):
         read(tmp_path / "nowhere" / "pbmc.h5ad")
 
 
-@pytest.mark.parametrize("name", ["a.h5ad", "a.h5", "a.csv", "a.rds", "a.loom"])
+@pytest.mark.parametrize("name", ["a.h5ad", "a.h5", "a.h5mu", "a.csv", "a.rds", "a.loom"])
 def test_files_of_another_kind(tmp_path, name):
-    with pytest.raises(InputError, match="a file of another kind"):
+    promised = name.startswith("a.h5")
+    words = r"cannot be opened as HDF5.*cut off.*again" if promised else "a file of another kind"
+    with pytest.raises(InputError, match=words):
         read(write(tmp_path / name, b"gene,c1,c2\nA,1,2\n"))
     with pytest.raises(InputError, match="an empty file"):
         read(write(tmp_path / name, b""))

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["open_path"]
 
+_HDF5 = (".h5ad", ".h5mu", ".h5")
+_ZARR = {".zgroup", "zarr.json", ".zattrs"}
 READABLE = "an h5ad or h5mu file, a 10x .h5 file, a 10x mtx folder or a zarr store"
 
 
@@ -48,6 +50,13 @@ def open_path(path: Path, stack: ExitStack) -> Source:
         raise InputError(msg) from error
 
 
+def _readable(path: Path) -> bool:
+    """Whether something is called as what can be opened, or is a folder that holds it."""
+    if path.is_dir():
+        return any(True for kind in ("*.mtx", "*.mtx.gz", *_ZARR) for _ in path.glob(kind))
+    return path.name.endswith((*_HDF5, ".mtx", ".mtx.gz"))
+
+
 def _open_file(path: Path, stack: ExitStack) -> Source:
     import h5py
 
@@ -56,7 +65,11 @@ def _open_file(path: Path, stack: ExitStack) -> Source:
     # mudata writes a line of text before the HDF5 file proper.
     if b"\x89HDF\r\n\x1a\n" not in (start[:8], start[512:]):
         what = "an empty file" if not start else f"a file of another kind ({path.suffix or 'no suffix'})"
-        msg = f"Expected {READABLE}; found {what} at {path}. Convert it, or read it into an AnnData yourself."
+        remedy = "Convert it, or read it into an AnnData yourself."
+        if start and path.suffix in _HDF5:
+            what = "one that cannot be opened as HDF5 (damaged, cut off, or of another kind)"
+            remedy = "Copy or download it again."
+        msg = f"Expected {READABLE}; found {what} at {path}. {remedy}"
         raise InputError(msg)
     try:
         file = stack.enter_context(h5py.File(path, "r"))
@@ -92,7 +105,7 @@ def _inside(element: Any) -> set[str]:
 
 def _open_folder(path: Path) -> Source:
     inside = sorted(p.name for p in path.iterdir())
-    if {".zgroup", "zarr.json", ".zattrs"} & set(inside):
+    if _ZARR & set(inside):
         import zarr
 
         try:
