@@ -171,7 +171,8 @@ class Source:
         if key not in self.fields:
             where = f"a layer {key!r}" if key != "X" else "a matrix X"
             msg = f"Expected {where} in {self.name}; found {listing(self.fields)}.{nearest(key, self.fields)}"
-            raise InputError(msg + " Name the one that holds counts with counts=...")
+            other = ", or leave counts= out to read X." if "X" in self.fields else ""
+            raise InputError(msg + " Name the one that holds counts with counts=..." + other)
         found = self.fields[key]()
         expected = (len(self.cells), len(found.features))
         if found.matrix.shape != expected:
