@@ -268,7 +268,9 @@ def _quiet() -> Iterator[None]:
 def _tell(error: BaseException, typed: Sequence[str]) -> tuple[int, str]:
     """The exit code and a paragraph for an error that is the user's to mend; no words for a bug."""
     if isinstance(error, InputError):
-        return 2, f"Error: {error}"
+        from chreode.words import typed as as_typed
+
+        return 2, f"Error: {as_typed(str(error))}"
     if isinstance(error, UsageError):
         known = {command.name or "" for command in app.registered_commands}
         known |= {command.callback.__name__ for command in app.registered_commands if command.callback}

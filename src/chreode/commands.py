@@ -24,7 +24,7 @@ from chreode.levels import add_levels as with_levels
 from chreode.load import load
 from chreode.recipe import BY_DATA, named, registry
 from chreode.references import references
-from chreode.words import many
+from chreode.words import many, typed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -80,7 +80,7 @@ def project(
         model.embedded.modality(name)
     with fresh_file(out, suffix=annotated_suffix(new), overwrite=overwrite) as beside:
         cells = read(new, like=model, add_levels=add_levels, **reading)
-        print(f"Read {many(len(cells), 'cell')} from {new}.", *cells.reading.messages, sep="\n")
+        print(f"Read {many(len(cells), 'cell')} from {new}.", *map(typed, cells.reading.messages), sep="\n")
         if add_levels:
             before = model.layout.covariates
             model = with_levels(model, cells, progress=sys.stderr.isatty())

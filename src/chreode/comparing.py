@@ -17,7 +17,7 @@ from chreode.errors import InputError
 from chreode.fitting import Stopped
 from chreode.io.read import read
 from chreode.recipe import named, parse
-from chreode.words import many
+from chreode.words import many, typed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -78,7 +78,7 @@ def compare(
     chosen = listed_recipes(recipes)
     keys = [key.strip() for key in (embeddings or "").split(",") if key.strip()]
     cells = read(file, **reading)
-    print(f"Read {many(len(cells), 'cell')} from {file}.", *cells.reading.messages, sep="\n")
+    print(f"Read {many(len(cells), 'cell')} from {file}.", *map(typed, cells.reading.messages), sep="\n")
     try:
         found = compare_cells(
             cells,

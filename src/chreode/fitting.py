@@ -25,7 +25,7 @@ from chreode.io.annotate import annotated_copy, annotated_suffix
 from chreode.io.read import read
 from chreode.io.write import atomic_path
 from chreode.recipe import Recipe, named, parse
-from chreode.words import many
+from chreode.words import many, typed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -152,7 +152,7 @@ def fit(
             cells = read(source, **asked.reading)
             print(
                 f"Read {many(len(cells), 'cell')} from {asked.source or DEMO}.",
-                *cells.reading.messages,
+                *map(typed, cells.reading.messages),
                 sep="\n",
             )
             with run.training(facts, overwrite=overwrite) as checkpoint:

@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+import ast
+import re
+import shlex
+
 import numpy as np
 
-__all__ = ["level_name", "many"]
+__all__ = ["level_name", "many", "typed"]
+
+# Arguments of reading by the options that stand for them.
+OPTIONS = {
+    "batch": "--batch",
+    "counts": "--counts",
+    "covariates": "--covariate",
+    "features": "--features",
+    "label": "--label",
+    "modalities": "--modality",
+    "time": "--time",
+    "unlabelled": "--unlabelled",
+    "values": "--values",
+}
+_VALUE = r"""'[^']*'|"[^"]*"|\{[^}]*\}|\[[^]]*\]|\.\.\.|\w*"""
+_ARGUMENT = re.compile(rf"\bread\([^)]*\)|(?<![\w.-])({'|'.join(OPTIONS)})=({_VALUE})")
 
 
 def many(number: int, one: str, several: str | None = None) -> str:
@@ -36,3 +55,36 @@ def level_name(level: object) -> str:
     if isinstance(level, (float, np.floating)) and float(level).is_integer():
         return str(int(level))
     return level.decode() if isinstance(level, bytes) else str(level)
+
+
+def typed(text: str) -> str:
+    """What is told of arguments of `chreode.read`, as options of the command line.
+
+    An argument whose option is named in the text already stays as it is.
+
+    Examples
+    --------
+    >>> typed("Read with counts='raw' or values={'rna': 'counts'}, or leave batch= out.")
+    'Read with --counts raw or --values rna=counts, or leave --batch out.'
+    >>> typed("Read the cells with label=COLUMN; unlabelled='not known' leaves some out.")
+    "Read the cells with --label COLUMN; --unlabelled 'not known' leaves some out."
+    >>> typed("Read them with time=COLUMN (--time).")
+    'Read them with time=COLUMN (--time).'
+    """
+
+    def option(found: re.Match[str]) -> str:
+        name = found[1]
+        if name is None or re.search(rf"{OPTIONS[name]}\b", text):
+            return found[0]
+        return f"{OPTIONS[name]} {_typed_value(found[2])}".rstrip()
+
+    return _ARGUMENT.sub(option, text)
+
+
+def _typed_value(value: str) -> str:
+    if not value or value[0] not in "'\"{[":
+        return value
+    meant = ast.literal_eval(value)
+    if isinstance(meant, dict):
+        meant = ",".join(f"{key}={'...' if one is ... else one}" for key, one in meant.items())
+    return shlex.quote(meant) if isinstance(meant, str) else "..."
