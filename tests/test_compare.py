@@ -461,6 +461,13 @@ def test_the_command_writes_tables_and_a_page(file, tmp_path, monkeypatch):
     assert chreode("compare", file, "--recipes", "dim=3", "--out", out).code == 2
 
 
+def test_a_folder_with_other_things_is_refused_by_name(file, tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    typed = chreode("compare", file, "--recipes", "pca", "--out", tmp_path)
+    assert typed.code == 2
+    assert "one of an earlier chreode compare" in typed.err
+
+
 def _here(worker, asked, place, *, meanwhile):
     from chreode.trial import Trial, carry_out, write_result
 

@@ -274,10 +274,11 @@ def _call(cells: Cells, seed: int, training: Mapping[str, Any]) -> dict[str, Any
 
 def _folder(out: Path, call: Mapping[str, Any], *, command: str, overwrite: bool) -> Run:
     """The folder of the comparison, with what its mark shall say."""
-    run = Run(out)
+    run = Run(out, command="compare")
     if run.facts and run.facts["call"].get("kind") != "compare":
         msg = (
-            f"Expected a new folder, or one of a comparison; found a fit in {run.path}. Give another folder."
+            f"Expected a new folder, or one of an earlier chreode compare; found a fit in {run.path}. Give "
+            "another folder."
         )
         raise InputError(msg)
     if overwrite:

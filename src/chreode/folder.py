@@ -119,12 +119,14 @@ def fresh_file(path: Path, *, suffix: str, overwrite: bool) -> Iterator[Path]:
 
 
 class Run:
-    """The folder of one fit.
+    """The folder of one fit, or of one comparison.
 
     Parameters
     ----------
     path
         It may not exist yet.
+    command
+        Whose it is.
 
     Raises
     ------
@@ -132,7 +134,7 @@ class Run:
         When it is a file, holds other things than a run, or its mark is damaged.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, command: str = "fit") -> None:
         self.path = path.expanduser().absolute()
         self.mark = self.path / MARK
         self.checkpoint = self.path / "checkpoint"
@@ -145,8 +147,8 @@ class Run:
         elif self.path.is_dir() and any(self.path.iterdir()):
             what = "a saved model" if is_model(self.path) else "other things"
             msg = (
-                f"Expected a new folder, or one of an earlier chreode fit, at {self.path}; found {what} in "
-                "it, left as it is. Give another folder."
+                f"Expected a new folder, or one of an earlier chreode {command}, at {self.path}; found "
+                f"{what} in it, left as it is. Give another folder."
             )
             raise InputError(msg)
 
