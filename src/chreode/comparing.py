@@ -13,6 +13,7 @@ from rich.text import Text
 
 import chreode.recipes  # noqa: F401  (registers chreode's own)
 from chreode.compare import compare as compare_cells
+from chreode.comparison import NOISE
 from chreode.errors import InputError
 from chreode.fitting import Stopped
 from chreode.io.read import read
@@ -99,7 +100,7 @@ def compare(
         raise InputError(msg + "Mend what is said, and give the same command again.")
     # A file has no width; the usual 80 columns would break the numbers of four recipes.
     Console(width=None if sys.stdout.isatty() else 200).print(_table(found))
-    print(*(verdict.sentence for verdict in found.verdicts), sep="\n")
+    print(NOISE, *(verdict.sentence for verdict in found.verdicts), sep="\n")
     for reason in reasons:
         print(f"Failed: {reason}")
     print(f"Written to {out}; look at {out / 'report.html'}")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-__all__ = ["PURPOSES", "Comparison", "Purpose", "Result", "Verdict"]
+__all__ = ["NOISE", "PURPOSES", "Comparison", "Purpose", "Result", "Verdict"]
 
 Result = tuple[dict[str, Any], dict[str, np.ndarray]]
 """Facts of a run as JSON values, and its arrays."""
@@ -51,6 +51,11 @@ PURPOSES = {
         ("integration",), "a label and a batch, each of two levels or more", by_label=True
     ),
 }
+NOISE = (
+    "± is the standard deviation of one recipe over its seeds. A verdict's interval is Student's, of the "
+    "paired difference of two over seeds and parts of the cells: cells can leave within noise what seeds "
+    "tell apart."
+)
 LOWER = frozenset({"nats_per_molecule", "nats_per_value", "batch_accuracy"})
 
 

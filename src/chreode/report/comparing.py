@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from chreode.comparison import NOISE
 from chreode.io.write import atomic_path
 from chreode.recipe import registry
 from chreode.report.draw import MINUS, number, ticks
@@ -110,6 +111,7 @@ def _context(found: Comparison) -> dict[str, Any]:
     return {
         "title": Path(found.data["source"]).name,
         "data": found.data,
+        "noise": NOISE,
         "names": [(name, colours[name]) for name in names],
         "recipes": _recipes(found),
         "verdicts": [_verdict(found, verdict, colours) for verdict in found.verdicts],
