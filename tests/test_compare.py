@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,11 +13,12 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from markupsafe import escape
 from scipy.stats import t
 
 import chreode as ch
 from chreode.comparing import listed_recipes
-from chreode.comparison import Comparison
+from chreode.comparison import NOISE, Comparison
 from chreode.errors import InputError
 from chreode.evaluate.paired import interval
 from chreode.parcel import read_cells, write_cells
@@ -453,8 +455,19 @@ def test_the_command_writes_tables_and_a_page(file, tmp_path, monkeypatch):
     assert registry["autodecoder"].summary in page
     assert "Embedding that was given" in page
     assert "Column &#39;part&#39; is missing in 1 cell" in page
+    assert NOISE in first.out
+    assert str(escape(NOISE)) in page
+    name = "autodecoder:dim=2:hidden=[8]"
+    lines = [re.sub(r" \d\.\d{3}\b", " #", re.sub(r"\d+ s$", "# s", line)) for line in first.err.splitlines()]
+    assert lines == [
+        f"{name}, seed 0 (1 of 4): gain #, # s",
+        f"{name}, seed 1 (2 of 4): gain #, # s",
+        f"{name}, subset (3 of 4): # s",
+        "X_known (4 of 4): clustering #",
+    ]
     again = chreode(*typed)
     assert again.out == first.out
+    assert again.err.splitlines() == [f"{line}, kept from before" for line in first.err.splitlines()]
     changed = chreode(*typed, "--seed", "1")
     assert changed.code == 2
     assert "seed was 0 and is 1" in changed.err

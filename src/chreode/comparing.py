@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 import sys
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -21,7 +23,7 @@ from chreode.recipe import named, parse
 from chreode.words import many, typed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from chreode.comparison import Comparison
@@ -80,16 +82,18 @@ def compare(
     keys = [key.strip() for key in (embeddings or "").split(",") if key.strip()]
     cells = read(file, **reading)
     print(f"Read {many(len(cells), 'cell')} from {file}.", *map(typed, cells.reading.messages), sep="\n")
+    shown = sys.stderr.isatty()
     try:
-        found = compare_cells(
-            cells,
-            chosen,
-            embeddings=keys,
-            out=out,
-            command=shlex.join(command),
-            progress=sys.stderr.isatty(),
-            **how,
-        )
+        with nullcontext() if shown else _lines():
+            found = compare_cells(
+                cells,
+                chosen,
+                embeddings=keys,
+                out=out,
+                command=shlex.join(command),
+                progress=shown,
+                **how,
+            )
     except KeyboardInterrupt:
         msg = "Interrupted; finished runs are kept, and the same command goes on from there."
         raise Stopped(msg) from None
@@ -105,6 +109,20 @@ def compare(
         print(f"Failed: {reason}")
     print(f"Written to {out}; look at {out / 'report.html'}")
     return found
+
+
+@contextmanager
+def _lines() -> Iterator[None]:
+    """A line on standard error for each run that ends, where there is no terminal to show a bar."""
+    logger, handler = logging.getLogger("chreode.trials"), logging.StreamHandler()
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 def listed_recipes(text: str) -> list[Recipe]:

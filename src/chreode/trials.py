@@ -15,6 +15,7 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chreode.comparison import PURPOSES
 from chreode.parcel import write_cells
 from chreode.trial import carry_out, fail, read_result, score_given, told, write_result
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from chreode.trial import Trial
 
 __all__ = ["Trials"]
+
+# Of each run, the first of these is told.
+FIRST = (*PURPOSES["reconstruction"].scores, *PURPOSES["clustering"].scores)
 
 
 class Trials:
@@ -62,19 +66,19 @@ class Trials:
         given
             Embeddings that were made elsewhere, by name.
         progress
-            Whether to show a bar.
+            Whether to show a bar; a line is logged of each that ends.
         """
         from tqdm.auto import tqdm
 
-        results = []
+        results, logger = [], logging.getLogger(__name__)
         with (
             _Worker(self.cells, self.split) as worker,
             tqdm(total=len(trials), desc="compare", unit="run", disable=not progress) as bar,
         ):
-            for trial in trials:
+            for number, trial in enumerate(trials, 1):
                 bar.set_postfix_str(_words(trial))
                 place = self.kept / _file_name(trial)
-                result = read_result(place)
+                result = kept = read_result(place)
                 if result is None or result[0].get("error"):
                     if self.isolate and trial.recipe is not None:
                         asked = {"trial": trial.to_json(), "training": self.training, "seed": self.seed}
@@ -85,7 +89,10 @@ class Trials:
                 facts, arrays = result
                 if facts.get("error"):
                     bar.clear()
-                    logging.getLogger(__name__).warning("%s failed: %s", _words(trial), facts["error"])
+                    logger.warning("%s failed: %s", _words(trial), facts["error"])
+                else:
+                    came = f"{_told(facts)}{', kept from before' if result is kept else ''}"
+                    logger.info("%s (%d of %d): %s", _words(trial), number, len(trials), came)
                 results.append(({**facts, "trial": trial.to_json()}, arrays))
                 bar.update()
         return results
@@ -184,6 +191,14 @@ def _words(trial: Trial) -> str:
     if trial.recipe is None:
         return trial.name
     return f"{trial.name}, {'subset' if trial.subset else f'seed {trial.seed}'}"
+
+
+def _told(facts: Mapping[str, Any]) -> str:
+    """What came of a run, in a few words."""
+    scores = facts.get("scores", {})
+    said = [f"{name.replace('_', ' ')} {scores[name]:.3f}" for name in FIRST if name in scores][:1]
+    seconds = facts.get("seconds")
+    return ", ".join([*said, *([] if seconds is None else [f"{seconds:.0f} s"])]) or "scored"
 
 
 def _file_name(trial: Trial) -> str:
