@@ -34,7 +34,7 @@ def open_path(path: Path, stack: ExitStack) -> Source:
         When there is nothing, it is damaged, or it is none of the files we read.
     """
     if not path.exists():
-        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        beside = [p.name for p in path.parent.iterdir() if _readable(p)] if path.parent.is_dir() else []
         found = "no file of this name" if path.parent.is_dir() else f"no folder {path.parent}"
         msg = f"Expected {READABLE} at {path}; found {found}. Check the path.{nearest(path.name, beside)}"
         raise InputError(msg)
