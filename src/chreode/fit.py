@@ -104,8 +104,8 @@ def _modelled(cells: Cells, recipe: Recipe) -> Cells:
     if recipe.definition.joint or not others:
         return cells
     logging.getLogger(__name__).warning(
-        "%s models one modality: %s is used and %s left out. Read with modalities=... (--modality) to choose, "
-        "or fit a recipe of several, such as multidgd.",
+        "%s models one modality: %s is used and %s left out. Read with modalities=... (--modality) to "
+        "choose, or fit a recipe of several, such as multidgd.",
         recipe.name,
         first,
         listing(others),
