@@ -32,6 +32,7 @@ __all__ = [
     "placed",
     "spread_codes",
     "start_codes",
+    "start_dynamics",
     "start_inputs",
     "start_levels",
     "start_means",
@@ -63,6 +64,13 @@ def start_inputs(latent: str) -> Event:
         part.prior.start(values.dense() if isinstance(values, CSR) else values, moment.generator)
 
     return Event("start pseudo-cells", do, at="start")
+
+
+def start_dynamics(latent: str) -> Event:
+    """Before the first epoch: the units in which dynamics see the codes, and how far they reach."""
+    return Event(
+        "start dynamics", lambda moment: moment.model.dynamics.begin(moment.codes(latent)), at="start"
+    )
 
 
 def spread_codes(latent: str) -> Event:

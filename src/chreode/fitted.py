@@ -121,6 +121,68 @@ class FittedModel:
         )
         return self.embed(cells, trained=np.zeros(len(cells), dtype=bool), codes=codes)
 
+    def forecast(
+        self, source: Any = None, *, to: float, expected: bool = False, progress: bool = False
+    ) -> np.ndarray:
+        """Where cells are at another time, by the dynamics of the model.
+
+        Parameters
+        ----------
+        source
+            Anything `chreode.read` takes, with the times at which its cells set out. None takes the fitted
+            cells of the last measured time before ``to``, in their order.
+        to
+            The time: between measured ones or beyond the last, not before the first.
+        expected
+            Whether to decode what is found: values of the features (proportions, of counts) and not codes.
+        progress
+            Whether to show a bar.
+
+        Returns
+        -------
+        Codes, ``n x d``, or expected values, ``n x g``.
+
+        Raises
+        ------
+        InputError
+            For a model without dynamics, a time before the first, or cells without times.
+        """
+        from chreode.forecast import before
+
+        which = before(self.embedded, to) if source is None else None
+        source = self.embedded if source is None else source
+        return self._paths(source, [to], which=which, expected=expected, progress=progress)[0]
+
+    def trajectories(
+        self, source: Any, times: Sequence[float], *, expected: bool = False, progress: bool = False
+    ) -> np.ndarray:
+        """Where cells are at each of some times, every cell from its own time on; as `forecast`.
+
+        Returns
+        -------
+        Codes, ``k x n x d`` for ``k`` times, or expected values, ``k x n x g``.
+        """
+        return self._paths(source, times, expected=expected, progress=progress)
+
+    def _paths(
+        self,
+        source: Any,
+        times: Sequence[float],
+        *,
+        which: np.ndarray | None = None,
+        expected: bool,
+        progress: bool,
+    ) -> np.ndarray:
+        from chreode.forecast import trajectories
+
+        embedded = source if isinstance(source, Embedded) else self.project(source, progress=progress)
+        codes = trajectories(embedded, times, which=which, progress=progress)
+        if not expected:
+            return codes
+        with torch.no_grad():
+            decoded = [self.embedded.decode(torch.from_numpy(z)).proportions.cpu().numpy() for z in codes]
+        return np.stack(decoded)
+
     def predict_labels(self, source: Any = None, *, seed: int = 0, progress: bool = False) -> pd.DataFrame:
         """The label of each cell with calibrated probabilities, and how unusual the cell is.
 

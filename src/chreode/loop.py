@@ -19,10 +19,10 @@ from chreode.memory import cells_at_a_time, kept_memory
 from chreode.named import module_name
 from chreode.nonfinite import NonFinite, explain
 from chreode.objective import Step
-from chreode.optim import CodeAdam, codebooks, optimiser, weigh_priors
+from chreode.optim import CodeAdam, codebooks, cool, optimiser, weigh_priors
 from chreode.plan import Event, Moment
 from chreode.rounding import rounding, rounds_fast
-from chreode.settle import infer_codes
+from chreode.settle import encoded, infer_codes
 from chreode.threads import threads_for, warn_when_busy
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ class _Rank:
         self.model, self.n_cells = build.model, len(cells)
         self.world, self.number = fabric.world_size, fabric.global_rank
         self.books = codebooks(self.model)
+        times = cells.snapshot if self.plan.by_time else None  # of all ranks' cells
         if self.world > 1:
             # Each rank owns every world-th cell and its codes; DDP must not share those.
             owned = torch.arange(self.number, self.n_cells, self.world)
@@ -113,6 +114,7 @@ class _Rank:
             for book in self.books.values():
                 book.weight = book.weight[owned].clone()
         self.cells = cells.to(fabric.device)
+        self.times = times
         step = Step(self.model, build.objective)
         ignore = [f"model.{self._weight(name)}" for name in self.books]
         torch.nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(step, ignore)
@@ -176,7 +178,11 @@ class _Rank:
         """One pass over the cells; returns the mean of every term, in nats per cell."""
         number = self.clock["epoch"]
         order = minibatches(
-            self.n_cells, size=self.plan.minibatch, seed=mix(self.call.seed, 17), epoch=number
+            self.n_cells,
+            size=self.plan.minibatch,
+            seed=mix(self.call.seed, 17),
+            epoch=number,
+            group=self.times,
         )
         totals: dict[str, float] = {}
         if self.adam is not None:
@@ -208,6 +214,8 @@ class _Rank:
             epoch = self.clock["epoch"] + 1
             raise NonFinite(explain(self.model, cells, terms, epoch=epoch, step=number + 1))
         if self.adam is not None:
+            if self.plan.cool:
+                cool(self.adam, (1 - done) / self.plan.cool)
             self.adam.zero_grad(set_to_none=True)
         # Of minus the sum over cells: the gradients of their log probabilities are ones, by which nothing
         # need be multiplied.
@@ -306,11 +314,7 @@ class _Rank:
             return self._gather(
                 book.codes if draw is None or not book.posterior else book.posterior.sample(draw)
             )
-        infer, found = self.model.latents[latent].infer, []
-        for some in torch.arange(self.cells.index.shape[0]).split(cells_at_a_time(self.cells.layout.width)):
-            code = infer(self.cells[some], None)
-            found.append(code.posterior.sample(draw) if draw and code.posterior else code.centre)
-        return self._gather(torch.cat(found))
+        return self._gather(encoded(self.model, latent, self.cells, draw))
 
     def total(self, value: Tensor) -> Tensor:
         """The sum over ranks."""

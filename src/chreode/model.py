@@ -67,15 +67,21 @@ class LatentModel(nn.Module):
         `Latent` by name.
     decoder
         ``decoder({name: z}, cells) -> {modality: Observed}``.
+    dynamics
+        How codes move in time (`chreode.dynamics.Motion`); None where they do not.
     """
 
     latents: Any  # Named, of Latent
     decoder: Any
+    dynamics: Any
 
-    def __init__(self, latents: Mapping[str, Latent], decoder: nn.Module) -> None:
+    def __init__(
+        self, latents: Mapping[str, Latent], decoder: nn.Module, *, dynamics: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.latents = Named(latents)
         self.decoder = decoder
+        self.dynamics = dynamics
 
     def forward(self, cells: Cells) -> Trace:
         """Infer, then decode."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from chreode.model import LatentModel
     from chreode.plan import Plan
 
-__all__ = ["CodeAdam", "codebooks", "optimiser", "weigh_priors"]
+__all__ = ["CodeAdam", "codebooks", "cool", "optimiser", "weigh_priors"]
 
 
 def codebooks(model: LatentModel) -> dict[str, Codebook | VariationalCodebook]:
@@ -25,7 +25,7 @@ def codebooks(model: LatentModel) -> dict[str, Codebook | VariationalCodebook]:
 
 
 def optimiser(model: LatentModel, plan: Plan) -> torch.optim.Optimizer | None:
-    """Adam over decoder, encoders and priors, each at its own learning rate; None with nothing to learn.
+    """Adam over decoder, encoders, priors and dynamics, each at its own rate; None with nothing to learn.
 
     It climbs: gradients are those of minus the loss. Matrices of weights decay, apart from the gradient
     (AdamW); those of a `Product` that has a prior follow its gradient instead, see `weigh_priors`.
@@ -34,6 +34,7 @@ def optimiser(model: LatentModel, plan: Plan) -> torch.optim.Optimizer | None:
         "decoder": model.decoder.parameters(),
         "encoder": (p for latent in model.latents.values() for p in latent.infer.parameters()),
         "prior": (p for latent in model.latents.values() for p in latent.prior.parameters()),
+        "dynamics": model.dynamics.parameters() if model.dynamics else (),
     }
     shrunk = _shrunk(model)
     groups = []
@@ -52,6 +53,12 @@ def optimiser(model: LatentModel, plan: Plan) -> torch.optim.Optimizer | None:
     # The fused kernel steps all parameters in one pass; the default loops cost more than the products.
     # Gradients are those of the sum over a minibatch; epsilon is meant for the mean's.
     return torch.optim.Adam(groups, fused=True, maximize=True, eps=1e-8 * plan.minibatch) if groups else None
+
+
+def cool(adam: torch.optim.Optimizer, factor: float) -> None:
+    """Learn at this share of the rates at first, at most all of them."""
+    for group in adam.param_groups:
+        group["lr"] = group.setdefault("first_lr", group["lr"]) * min(1.0, factor)
 
 
 def weigh_priors(adam: torch.optim.Optimizer, model: LatentModel, *, share: float) -> None:

@@ -117,29 +117,41 @@ class Plan:
     minibatch
         Cells a step.
     lr
-        Learning rate by part: ``codes``, ``decoder``, ``encoder``, ``prior``.
+        Learning rate by part: ``codes``, ``decoder``, ``encoder``, ``prior``, ``dynamics``.
     code_betas
         Decay of the first and second moment of the codes' optimiser.
     update
         ``visit``: a code is stepped whenever its cell is visited; ``epoch``: once an epoch, as published.
     weight_decay
-        Decoupled decay of decoder and encoder weights; never of codes or priors.
+        Decoupled decay of the weights of decoder, encoders and dynamics; never of codes or priors.
     stop
         When to stop early; None trains all epochs.
     events
         What happens between epochs.
+    by_time
+        Whether every minibatch has its share of the cells of each time.
+    cool
+        Share of the fit, at its end, over which all rates but that of codes fall to nothing.
     """
 
     epochs: int = 40
     minibatch: int = 128
     lr: Mapping[str, float] = field(
-        default_factory=lambda: {"codes": 3e-3, "decoder": 1e-3, "encoder": 1e-3, "prior": 1e-2}
+        default_factory=lambda: {
+            "codes": 3e-3,
+            "decoder": 1e-3,
+            "encoder": 1e-3,
+            "prior": 1e-2,
+            "dynamics": 2e-3,
+        }
     )
     code_betas: tuple[float, float] = (0.9, 0.99)
     update: Literal["visit", "epoch"] = "visit"
     weight_decay: float = 1e-2
     stop: Stop | None = field(default_factory=Stop)
     events: tuple[Event, ...] = ()
+    by_time: bool = False
+    cool: float = 0.0
 
     def with_steps(self, least: int = FREE_STEPS, *, n_cells: int) -> Plan:
         """The same with as many more epochs, and as many more between looks, as few cells need.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from chreode.cells import Cells
     from chreode.model import LatentModel
 
-__all__ = ["at_modes", "best_start", "frozen", "infer_codes", "settle"]
+__all__ = ["at_modes", "best_start", "encoded", "frozen", "infer_codes", "settle"]
 
 
 @contextmanager
@@ -35,6 +35,18 @@ def frozen(model: LatentModel) -> Iterator[None]:
         for p in learned:
             p.requires_grad_(True)
         model.train(training)
+
+
+@torch.no_grad()
+def encoded(
+    model: LatentModel, latent: str, cells: Cells, draw: torch.Generator | None = None
+) -> Float[Tensor, "n d"]:
+    """What an encoder says of any number of cells; drawn from posteriors, where it has some, if asked to."""
+    found = []
+    for at in range(0, len(cells), cells_at_a_time(cells.layout.width)):
+        code = model.latents[latent].infer(cells[slice(at, at + cells_at_a_time(cells.layout.width))], None)
+        found.append(code.posterior.sample(draw) if draw and code.posterior else code.centre)
+    return torch.cat(found)
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from chreode.errors import InputError
 from chreode.loop import Call, mix, run, seeded
 from chreode.plan import Moment
 from chreode.recipe import Recipe
+from chreode.settle import encoded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -163,7 +164,8 @@ def begin(build: Build, cells: Cells, seed: int, *, progress: bool) -> None:
     """What happens before the first epoch, with all cells at hand."""
 
     def codes(latent: str) -> Tensor:
-        return build.model.latents[latent].infer.codes
+        infer = build.model.latents[latent].infer
+        return infer.codes if infer.free else encoded(build.model, latent, cells)
 
     for event in build.plan.events:
         if event.at == "start":

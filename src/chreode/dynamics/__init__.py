@@ -2,10 +2,12 @@
 
 from chreode.dynamics.fields import LocallyLinear, Perceptron
 from chreode.dynamics.matching import mmd, pairs, wasserstein
+from chreode.dynamics.motion import Motion
 from chreode.dynamics.solve import dormand_prince, exponential, rk4
 
 __all__ = [
     "LocallyLinear",
+    "Motion",
     "Perceptron",
     "dormand_prince",
     "exponential",

@@ -48,7 +48,11 @@ def mmd(
 
 
 def pairs(
-    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], *, coupling: Coupling, generator: torch.Generator
+    x: Float[Tensor, "n d"],
+    y: Float[Tensor, "m d"],
+    *,
+    coupling: Coupling,
+    generator: torch.Generator | None = None,
 ) -> tuple[Int[Tensor, " p"], Int[Tensor, " p"]]:
     """Positions of cells that are taken to be the same cell earlier and later, as many as the larger sample.
 
@@ -59,7 +63,7 @@ def pairs(
     coupling
         ``independent``: any with any; ``ot``: drawn from the plan of least mean squared distance.
     generator
-        Of the draw.
+        Of the draw; None for torch's own.
     """
     n, m = len(x), len(y)
     many = max(n, m)
@@ -69,7 +73,7 @@ def pairs(
         )
     import ot
 
-    cost = torch.cdist(x.double(), y.double()).square().numpy()
+    cost = torch.cdist(x.double(), y.double()).square().cpu().numpy()
     found: Any = ot.emd(np.full(n, 1 / n), np.full(m, 1 / m), cost, numItermax=10**7)
     plan = np.asarray(found)
     rows, columns = plan.nonzero()

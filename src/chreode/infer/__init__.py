@@ -1,6 +1,7 @@
 """How codes are inferred: looked up, or encoded."""
 
 from chreode.infer.codebook import Codebook, VariationalCodebook
+from chreode.infer.coordinates import Coordinates
 from chreode.infer.distilled import DistilledEncoder
 from chreode.infer.encoder import Encoder, VariationalEncoder
 from chreode.infer.factors import likelihood_factors, sparse_factors
@@ -13,6 +14,7 @@ from chreode.infer.start import PrincipalStart, remove_batches
 
 __all__ = [
     "Codebook",
+    "Coordinates",
     "DistilledEncoder",
     "Encoder",
     "ExpertEncoder",

@@ -172,8 +172,9 @@ def _open_group(root: Any, name: str) -> Source:
         fields.setdefault(
             "raw", lambda: one(raw["X"], "raw", _table(raw["var"], f"the raw features of {name}"))
         )
-    beside = left_out(root["obsm"].keys()) if "obsm" in root else ()
-    return Source(name, cells, features, fields, messages=beside)
+    beside = root["obsm"] if "obsm" in root else {}  # noqa: SIM401 (zarr groups have no such get)
+    tables = {str(key): partial(_read, beside[key], f"obsm[{key!r}]", name) for key in beside}
+    return Source(name, cells, features, fields, messages=left_out(tables), tables=tables)
 
 
 def _is_null(element: Any) -> bool:
@@ -183,22 +184,10 @@ def _is_null(element: Any) -> bool:
 def _table(group: Any, where: str) -> Table:
     """A data frame on disk, whose columns are read one at a time."""
     import pandas as pd
-    from anndata.io import read_elem
-
-    def read(element: Any, what: str) -> Any:
-        try:
-            return read_elem(element)
-        except Exception as error:
-            # anndata wraps failures of any kind; whichever it is, this part of the file cannot be read
-            msg = (
-                f"Expected to read {what} of {where}; found a damaged one or a format anndata does not "
-                f"know: {error}"
-            )
-            raise InputError(msg) from error
 
     attributes = dict(group.attrs)
     if attributes.get("encoding-version") != "0.2.0" or "_index" not in attributes:
-        frame = read(group, "all")
+        frame = _read(group, "all", where)
         if isinstance(frame, pd.DataFrame):
             return Table.of(frame)
         msg = (
@@ -208,11 +197,25 @@ def _table(group: Any, where: str) -> Table:
         raise InputError(msg)
 
     def column(name: str) -> pd.Series:
-        return pd.Series(read(group[name], f"column {name!r}"))
+        return pd.Series(_read(group[name], f"column {name!r}", where))
 
-    names = text(read(group[attributes["_index"]], "the names"))
+    names = text(_read(group[attributes["_index"]], "the names", where))
     order = attributes.get("column-order", ())
     return Table(names, tuple(text(order)), column)
+
+
+def _read(element: Any, what: str, where: str) -> Any:
+    from anndata.io import read_elem
+
+    try:
+        return read_elem(element)
+    except Exception as error:
+        # anndata wraps failures of any kind; whichever it is, this part of the file cannot be read
+        msg = (
+            f"Expected to read {what} of {where}; found a damaged one or a format anndata does not know: "
+            f"{error}"
+        )
+        raise InputError(msg) from error
 
 
 def _open_10x(group: Any, name: str) -> Source:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from chreode.axes import Int, Tensor
+from chreode.axes import Float, Int, Tensor
 from chreode.cells import CSR
 from chreode.errors import InputError
 
@@ -33,7 +33,9 @@ def stream(seed: int, *numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(mixed >> np.uint64(1)))
 
 
-def minibatches(n: int, *, size: int, seed: int, epoch: int) -> list[Int[Tensor, " _b"]]:
+def minibatches(
+    n: int, *, size: int, seed: int, epoch: int, group: Int[Tensor, " n"] | None = None
+) -> list[Int[Tensor, " _b"]]:
     """Cut a permutation of ``n`` cells into minibatches of nearly equal size.
 
     The permutation is a function of (seed, epoch) alone, so that a resumed run sees the same order. Sizes
@@ -47,6 +49,8 @@ def minibatches(n: int, *, size: int, seed: int, epoch: int) -> list[Int[Tensor,
         Cells in a minibatch, at most (3 where 2 would leave a single one).
     seed, epoch
         What the order depends on, both at least 0.
+    group
+        Of each cell; every minibatch then has its share of each group.
 
     Raises
     ------
@@ -68,7 +72,19 @@ def minibatches(n: int, *, size: int, seed: int, epoch: int) -> list[Int[Tensor,
     if size > 1:
         number = max(min(number, n // 2), 1)
     order = torch.randperm(n, generator=stream(seed, epoch))
+    if group is not None:
+        order = order[_spread(group.cpu()[order]).argsort(stable=True)]
     return list(torch.tensor_split(order, number))
+
+
+def _spread(group: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Where each comes among its group, from 0 to 1."""
+    at = group.argsort(stable=True)
+    _, inverse, number = group[at].unique_consecutive(return_inverse=True, return_counts=True)
+    before = number.cumsum(0) - number
+    place = torch.empty(len(group), dtype=torch.float64)
+    place[at] = (torch.arange(len(group)) - before[inverse] + 0.5).double() / number[inverse]
+    return place
 
 
 def thin(csr: CSR, generator: torch.Generator, *, fraction: float = 0.5) -> tuple[CSR, CSR]:

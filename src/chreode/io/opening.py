@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,9 @@ def _anndata_source(adata: AnnData) -> Source:
     if adata.raw is not None:
         fields.setdefault("raw", raw)
     name = f"AnnData of {adata.n_obs:,} cells x {adata.n_vars:,} features"
-    return Source(name, Table.of(adata.obs), features, fields, messages=left_out(adata.obsm.keys()))
+    said = left_out(adata.obsm.keys())
+    tables = {key: partial(adata.obsm.__getitem__, key) for key in adata.obsm}
+    return Source(name, Table.of(adata.obs), features, fields, messages=said, tables=tables)
 
 
 def _has_main(adata: AnnData) -> bool:

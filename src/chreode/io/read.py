@@ -15,6 +15,7 @@ from chreode.cells import Cells, Reading
 from chreode.errors import InputError
 from chreode.io.check import refuse_constant, refuse_single_times, refuse_unlinked
 from chreode.io.columns import Column, labelled, learn, reuse
+from chreode.io.coordinates import at_coordinates
 from chreode.io.gather import Room
 from chreode.io.join import join
 from chreode.io.modality import Read, absent, learn_modality, reuse_modality
@@ -48,6 +49,8 @@ def read(
     modalities: str | Sequence[str] = (),
     unlabelled: str | None = None,
     time: str | None = None,
+    coordinates: str | None = None,
+    dims: int | None = None,
     like: Fitted | None = None,
     add_levels: bool = False,
 ) -> Cells:
@@ -91,6 +94,11 @@ def read(
         Level of the label that means that there is none: ``"Unknown"``, say.
     time
         Column of the times at which cells were measured: numbers, of several cells each.
+    coordinates
+        An entry of ``obsm`` (``"X_pca"``) that is read in place of the features, as continuous values; for
+        dynamics, which need no counts. A file that holds nothing else will do.
+    dims
+        Its first so many dimensions; all by default.
     like
         A model (or `Cells`): its features, levels and scales are reused, so that the cells can be projected.
         Features are matched by name, then by symbol, then with Ensembl versions left out; those missing are
@@ -125,6 +133,8 @@ def read(
         modalities=modalities,
         unlabelled=unlabelled,
         time=time,
+        coordinates=coordinates,
+        dims=dims,
     )
     if unlabelled is not None and label is None and like is None:
         msg = f"Expected label= beside unlabelled={unlabelled!r}; found none. Name the column of the labels."
@@ -169,7 +179,8 @@ def _read(
     if isinstance(source, Cells) and (like is None or _same(source.layout, like.layout)):
         return source
     room = Room(memory_limit)
-    with open_source(source) as opened:
+    with open_source(source) as found:
+        opened, schema = at_coordinates(found, schema, like)
         if alone:
             schema.refuse_unknown(opened.parts or schema.modalities or [MODALITY], opened.name)
         if like is None:

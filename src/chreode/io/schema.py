@@ -54,6 +54,8 @@ class Schema:
         Level of the label that means that there is none.
     time
         Column of the times at which cells were measured.
+    coordinates, dims
+        Numbers beside the features that are read in their place, and how many of their dimensions.
     """
 
     counts: str | Mapping[str, str | None] | None = None
@@ -65,6 +67,8 @@ class Schema:
     modalities: tuple[str, ...] = ()
     unlabelled: str | None = None
     time: str | None = None
+    coordinates: str | None = None
+    dims: int | None = None
 
     @classmethod
     def of(
@@ -79,6 +83,8 @@ class Schema:
         modalities: str | Sequence[str] = (),
         unlabelled: str | None = None,
         time: str | None = None,
+        coordinates: str | None = None,
+        dims: int | None = None,
     ) -> Schema:
         """Check the arguments' types and bring them to plain values.
 
@@ -93,6 +99,7 @@ class Schema:
             "label": label,
             "unlabelled": unlabelled,
             "time": time,
+            "coordinates": coordinates,
         }.items():
             _text(name, argument, optional=True)
         columns = (covariates,) if isinstance(covariates, str) else tuple(covariates)
@@ -110,8 +117,11 @@ class Schema:
             chosen,
             unlabelled,
             time,
+            coordinates,
+            _dims(dims),
         )
         schema._refuse_two_roles()
+        schema._refuse_features_of_coordinates()
         return schema
 
     @property
@@ -171,6 +181,20 @@ class Schema:
         """
         return cls.of(**values)
 
+    def _refuse_features_of_coordinates(self) -> None:
+        if self.coordinates is None:
+            if self.dims is not None:
+                msg = f"Expected coordinates= beside dims={self.dims}; found none. Name an entry of obsm."
+                raise InputError(msg)
+            return
+        asked = {"counts": self.counts, "features": self.features}
+        if given := [name for name, value in asked.items() if value is not None]:
+            msg = (
+                f"Expected coordinates={self.coordinates!r} alone; found {listing(given)} beside it, which "
+                "choose among features. Leave them out, or coordinates."
+            )
+            raise InputError(msg)
+
     def _refuse_two_roles(self) -> None:
         columns = [column for column, _ in self.roles]
         twice = sorted({column for column in columns if columns.count(column) > 1})
@@ -180,6 +204,15 @@ class Schema:
                 "label, covariates and time. Name it once (batch and covariates both condition the decoder)."
             )
             raise InputError(msg)
+
+
+def _dims(dims: Any) -> int | None:
+    if dims is None:
+        return None
+    if isinstance(dims, bool) or not isinstance(dims, (int, np.integer)) or dims < 1:
+        msg = f"Expected dims to be a whole number of at least 1; found {dims!r}."
+        raise InputError(msg)
+    return int(dims)
 
 
 def _each(value: Any, check: Callable[[Any], T]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -150,6 +150,8 @@ class Source:
         What there was to say on opening.
     parts
         Its modalities by name, where it says that it has several; then ``features`` and ``fields`` are empty.
+    tables
+        Numbers beside the features (``obsm``), by name; each read when it is asked for.
     """
 
     name: str
@@ -158,6 +160,7 @@ class Source:
     fields: Mapping[str, Callable[[], Field]] = field(default_factory=dict)
     messages: tuple[str, ...] = ()
     parts: Mapping[str, Part] = field(default_factory=dict)
+    tables: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
 
     def field(self, counts: str | None) -> Field:
         """The matrix called ``counts``, ``X`` when None.
@@ -220,7 +223,7 @@ def by_type(source: Source) -> Source:
         if found == [MODALITY]:
             return source
         parts = {kind: Part(_of_type(source, column, kind, kinds == kind)) for kind in found}
-        return Source(source.name, source.cells, messages=source.messages, parts=parts)
+        return replace(source, features=Table(np.zeros(0, dtype=object)), fields={}, parts=parts)
     return source
 
 

@@ -1,0 +1,104 @@
+"""A field over the codes of cells, in units that suit a network: what moves them from one time to another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from chreode.axes import Float, Tensor
+from chreode.dynamics.solve import exponential, rk4
+from chreode.errors import InputError
+
+if TYPE_CHECKING:
+    from chreode.layout import Layout
+
+__all__ = ["Motion"]
+
+
+class Motion(nn.Module):
+    r"""How codes move: a field, and the units in which it sees them.
+
+    .. math:: \frac{dz}{dt} = \frac{\sigma}{\tau}\, f\Big(\frac{z - m}{\sigma}, \frac{t - t_0}{\tau}\Big)
+
+    with :math:`m` the mean of the codes and :math:`\sigma` the root mean square of their deviations (one
+    number: no direction is blown up), :math:`t_0` the first time and :math:`\tau` the mean interval.
+
+    Parameters
+    ----------
+    layout
+        Whose times are followed.
+    field
+        ``field(u, s) -> velocity`` in these units; with an ``operator`` it is solved by exponentials.
+    dim
+        Of the codes.
+    steps
+        Of the solver, for each mean interval.
+    once
+        Whether an ``operator`` is taken once for the whole way, at its start, as Cell-MNN was published.
+
+    Raises
+    ------
+    InputError
+        When the cells were read without times.
+    """
+
+    centre: Tensor
+    scale: Tensor
+    instants: Tensor
+    field: Any  # nn.Module's own __getattr__ would call it a Tensor
+
+    def __init__(
+        self, layout: Layout, field: nn.Module, *, dim: int, steps: int = 4, once: bool = False
+    ) -> None:
+        super().__init__()
+        times: Any = layout.in_role("time")
+        if times is None:
+            msg = "Expected cells with times; found none. Read them with time=COLUMN (--time)."
+            raise InputError(msg)
+        self.field, self.steps, self.once = field, steps, once
+        self.times: tuple[float, ...] = times.times
+        self.interval = (self.times[-1] - self.times[0]) / (len(self.times) - 1)
+        self.register_buffer("instants", self.clock(torch.tensor(self.times)), persistent=False)
+        self.register_buffer("centre", torch.zeros(dim))
+        self.register_buffer("scale", torch.ones(()))
+
+    @torch.no_grad()
+    def begin(self, codes: Float[Tensor, "n d"]) -> None:
+        """Take the units from the codes of the cells that train."""
+        self.centre.copy_(codes.mean(0))
+        self.scale.copy_(codes.var(0, correction=0).mean().sqrt().clamp_min(1e-8))
+        self.field.reach.fill_(float(self.inside(codes).norm(dim=1).max()))
+
+    def inside(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Codes in the field's units."""
+        return (z - self.centre) / self.scale
+
+    def clock(self, t: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Times in mean intervals since the first."""
+        return (t - self.times[0]) / self.interval
+
+    def move(
+        self, u: Float[Tensor, "n d"], start: Float[Tensor, " n"], end: Float[Tensor, " n"]
+    ) -> Float[Tensor, "n d"]:
+        """States in the field's units at a later (or earlier) time in its own."""
+        if not len(u):
+            return u
+        steps = max(1, int(-(-float((end - start).abs().max()) * self.steps // 1)))
+        operator = getattr(self.field, "operator", None)
+        if operator is None:
+            return rk4(self.field, u, start, end, steps=steps)
+        if self.once:
+            return exponential(operator, u, start, end)
+        return exponential(operator, u, start, end, steps=steps, midpoint=True)
+
+    def forward(
+        self, z: Float[Tensor, "n d"], start: Float[Tensor, " n"], end: Float[Tensor, " n"]
+    ) -> Float[Tensor, "n d"]:
+        """Codes that were ``z`` at ``start``, at ``end``."""
+        return self.move(self.inside(z), self.clock(start), self.clock(end)) * self.scale + self.centre
+
+    def velocity(self, z: Float[Tensor, "n d"], t: Float[Tensor, " n"]) -> Float[Tensor, "n d"]:
+        """``dz/dt``, in units of the code per unit of time."""
+        return self.field(self.inside(z), self.clock(t)) * (self.scale / self.interval)

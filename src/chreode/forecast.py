@@ -1,0 +1,129 @@
+"""Where cells go: codes moved along the dynamics of a model to times that nobody measured."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from chreode.axes import Bool, Float, Tensor
+from chreode.errors import InputError
+from chreode.words import many
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from chreode.dynamics import Motion
+    from chreode.embedded import Embedded
+
+__all__ = ["before", "motion_of", "trajectories"]
+
+_CELLS = 4096  # moved at a time
+
+
+def motion_of(embedded: Embedded) -> Motion:
+    """The dynamics of the model.
+
+    Raises
+    ------
+    InputError
+        When it has none.
+    """
+    if embedded.module.dynamics is None:
+        msg = (
+            f"Expected a model of how cells move in time, such as cell_mnn; found {embedded.recipe}. Fit one "
+            "to cells that were read with time=COLUMN (--time)."
+        )
+        raise InputError(msg)
+    return embedded.module.dynamics
+
+
+def before(embedded: Embedded, to: float) -> Bool[np.ndarray, " n"]:
+    """Which cells are of the last measured time before another.
+
+    Raises
+    ------
+    InputError
+        When no time was measured before it.
+    """
+    times = [t for t in motion_of(embedded).times if t < _numbers([to])[0]]
+    if not times:
+        first = motion_of(embedded).times[0]
+        msg = f"Expected a time after the first measured one, {first:g}; found {to:g}. Ask for a later one."
+        raise InputError(msg)
+    return embedded.cells.time.cpu().numpy() == np.float32(times[-1])
+
+
+@torch.no_grad()
+def trajectories(
+    embedded: Embedded,
+    times: Sequence[float],
+    *,
+    which: Bool[np.ndarray, " n"] | None = None,
+    progress: bool = False,
+) -> Float[np.ndarray, "k n d"]:
+    """Codes of cells at each of some times, every cell from its own time on (or back).
+
+    Parameters
+    ----------
+    embedded
+        Cells with times, and their codes.
+    times
+        In any order, none before the first measured one.
+    which
+        Which of the cells; None for all.
+    progress
+        Whether to show a bar.
+
+    Raises
+    ------
+    InputError
+        For a time before the first measured one, times that are not finite numbers, cells without times, or
+        a model without dynamics.
+    """
+    from tqdm.auto import tqdm
+
+    motion, wanted = motion_of(embedded), _numbers(times)
+    if (wanted < motion.times[0]).any():
+        msg = (
+            f"Expected times from the first measured one on, {motion.times[0]:g}; found {wanted.min():g}. "
+            "Of what was before it the model knows nothing: ask for a later time."
+        )
+        raise InputError(msg)
+    rows = slice(None) if which is None else torch.from_numpy(which)
+    start, codes = _starts(embedded)[rows], embedded.codes[embedded.code][rows]
+    order = np.argsort(wanted, kind="stable")
+    found = np.zeros((len(wanted), *codes.shape), dtype=np.float32)
+    chunks = range(0, len(codes), _CELLS)
+    for at in tqdm(chunks, desc="move cells", unit="chunk", disable=not progress):
+        here = slice(at, at + _CELLS)
+        z, now = codes[here], start[here]
+        for k in order:
+            then = torch.full_like(now, float(wanted[k]))
+            z, now = motion(z, now, then), then
+            found[k, here] = z.cpu().numpy()
+    return found
+
+
+def _starts(embedded: Embedded) -> Tensor:
+    start = embedded.cells.time
+    if missing := int((~start.isfinite()).sum()):
+        column: Any = embedded.cells.layout.in_role("time")
+        msg = (
+            f"Expected the time of every cell that sets out, in column {column.column!r}; found "
+            f"{many(missing, 'cell')} without one. Fill them in, or leave these cells out."
+        )
+        raise InputError(msg)
+    return start
+
+
+def _numbers(times: Sequence[float]) -> np.ndarray:
+    try:
+        wanted = np.asarray(times, dtype=np.float64)
+    except (TypeError, ValueError):
+        wanted = np.full(1, np.nan)
+    if wanted.ndim != 1 or not len(wanted) or not np.isfinite(wanted).all():
+        msg = f"Expected times as finite numbers; found {times!r}. Give one, or a list of them."
+        raise InputError(msg)
+    return wanted

@@ -1,0 +1,77 @@
+"""Coordinates that lie beside the cells (``obsm``), read in place of the features."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from chreode.errors import InputError
+from chreode.io.matrix import Matrix
+from chreode.io.schema import Schema, listing, nearest
+from chreode.io.source import Field, Source, Table
+from chreode.words import many
+
+if TYPE_CHECKING:
+    from chreode.io.wanted import Fitted
+
+__all__ = ["at_coordinates"]
+
+
+def at_coordinates(source: Source, schema: Schema, like: Fitted | None) -> tuple[Source, Schema]:
+    """The source whose one modality is the coordinates asked for, or that the model knows; else as it was.
+
+    Raises
+    ------
+    InputError
+        When there are none of this name, or fewer dimensions than asked for, or some are not finite numbers.
+    """
+    known = None if like is None else Schema.from_json(like.reading.schema).coordinates
+    key = schema.coordinates or known
+    if key is None or (like is not None and known is None) or (known or key) in source.parts:
+        return source, schema
+    # To the model they are what it was trained on, whatever they are called here.
+    name = known or key
+    dims = schema.dims if like is None else like.layout.modalities[name].n_features
+    values = _values(source, key)
+    if dims is not None and dims > values.shape[1]:
+        msg = (
+            f"Expected {many(dims, 'dimension')} in obsm[{key!r}] of {source.name}; found {values.shape[1]}. "
+            "Give fewer dims, or other coordinates."
+        )
+        raise InputError(msg)
+    values = values[:, :dims]
+    _refuse_missing(values, key, source)
+    features = Table(np.asarray([f"{name} {i + 1}" for i in range(values.shape[1])], dtype=object))
+    field = Field(Matrix.of(values, where=f"obsm[{key!r}]"), features)
+    alone = Source(source.name, source.cells, features, {"X": lambda: field})
+    changed = {"modalities": (name,), "values": "continuous", "coordinates": key}
+    return alone, Schema.from_json({**schema.to_json(), **changed})
+
+
+def _values(source: Source, key: str) -> np.ndarray:
+    if key not in source.tables:
+        found = f"found {listing(sorted(source.tables))}" if source.tables else "it has no obsm"
+        msg = f"Expected obsm[{key!r}] in {source.name}; {found}.{nearest(key, source.tables)}"
+        raise InputError(msg + " Name coordinates that are there.")
+    stored: Any = source.tables[key]()
+    stored = stored.toarray() if hasattr(stored, "toarray") else stored
+    try:
+        values = np.asarray(stored, dtype=np.float32)
+    except (TypeError, ValueError):
+        values = np.zeros((0, 0), dtype=np.float32)
+    if values.ndim != 2 or not values.size:
+        msg = f"Expected numbers, cells by dimensions, in obsm[{key!r}] of {source.name}; found others."
+        raise InputError(msg + " Give other coordinates.")
+    return values
+
+
+def _refuse_missing(values: np.ndarray, key: str, source: Source) -> None:
+    missing = ~np.isfinite(values).all(1)
+    if missing.any():
+        first = listing(source.cells.names[missing][:3])
+        msg = (
+            f"Expected finite coordinates of every cell in obsm[{key!r}]; found {int(missing.sum()):,} of "
+            f"{len(values):,} cells with missing or infinite ones (first: {first}). Leave these cells out."
+        )
+        raise InputError(msg)

@@ -1,0 +1,181 @@
+"""How cells move in time, learned from snapshots: a field over coordinates."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Interval
+
+from chreode.decoders import Linear
+from chreode.dynamics import LocallyLinear, Motion, Perceptron
+from chreode.events import centre_decoder, learn_factors, start_dynamics
+from chreode.infer import Coordinates, PrincipalComponents
+from chreode.likelihoods import Normal, heads
+from chreode.model import Latent, LatentModel
+from chreode.moving import flow_matching as flow
+from chreode.moving import kinetic, marginals
+from chreode.objective import Objective, reconstruction
+from chreode.plan import Plan
+from chreode.priors import Flat
+from chreode.recipe import Build, recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+    from chreode.layout import Layout
+    from chreode.objective import Term
+
+__all__ = ["cell_mnn", "flow_matching", "neural_ode"]
+
+Dim = Annotated[int, Interval(ge=1, le=512)] | None
+Width = Annotated[int, Interval(ge=1, le=4096)]
+Share = Annotated[float, Interval(ge=0, le=1)]
+Weight = Annotated[float, Interval(ge=0)]
+_USUAL = 10  # principal components of counts
+_PER_TIME = 200  # cells of each time in a minibatch, where all have as many
+_STEPS = 600
+
+
+@recipe(code="cell", cite=("cellmnn",))
+def cell_mnn(
+    layout: Layout,
+    *,
+    dim: Dim = None,
+    hidden: tuple[Width, ...] = (96, 96, 96, 96),
+    affine: bool = True,
+    bound: Annotated[float, Interval(gt=0)] = 4.0,
+    steps: Annotated[int, Interval(ge=0, le=64)] = 2,
+    decay: Share = 0.1,
+    energy: Weight = 0.1,
+) -> Build:
+    r"""Mechanistic neural network of cells: a field that is linear wherever one looks.
+
+    .. math::
+        \frac{dz}{dt} = A(z, t)\,z + b(z, t), \quad
+        L = \sum_{s < t} \gamma^{k(s, t) - 1}\,\mathrm{MMD}^2\big(\phi_{s \to t}(Z_s), Z_t\big)
+            + \lambda\,\overline{\lVert dz/dt \rVert^2 / d}
+
+    with ``A`` and ``b`` by a network, and :math:`\phi` the flow from one time's cells to another's. The page
+    *cell_mnn* of the documentation says more (doi:10.48550/arXiv.2510.02903).
+
+    Parameters
+    ----------
+    dim
+        Principal components of log-normalised counts, 10 by default, or of other values; None takes
+        coordinates as they are.
+    hidden
+        Widths of the network's hidden layers.
+    affine
+        Whether there is an offset ``b``; without one, as published, the mean of all cells stands still.
+    bound
+        Of the operator's root mean square singular value, per mean interval between times.
+    steps
+        How often the operator is taken anew in a mean interval; 0 for once at a cell's start, as published.
+    decay
+        :math:`\gamma`: what each time further ahead counts.
+    energy
+        :math:`\lambda`, weight of the kinetic energy.
+    """
+    terms = (marginals("cell", decay=decay), kinetic("cell", weight=energy))
+
+    def field(d: int) -> nn.Module:
+        return LocallyLinear(d, hidden=hidden, affine=affine, bound=bound)
+
+    return _moving(layout, dim, field, terms, steps=max(steps, 1), once=steps == 0)
+
+
+@recipe(code="cell", cite=("neuralode",))
+def neural_ode(
+    layout: Layout,
+    *,
+    dim: Dim = None,
+    hidden: tuple[Width, ...] = (64, 64, 64),
+    steps: Annotated[int, Interval(ge=1, le=64)] = 4,
+    decay: Share = 0.1,
+    energy: Weight = 0.1,
+) -> Build:
+    r"""Neural ordinary differential equation: a field by a perceptron, taught by the cells of later times.
+
+    .. math:: \frac{dz}{dt} = f(z, t)
+
+    with the objective of `cell_mnn`. The page *neural_ode* of the documentation says more
+    (doi:10.48550/arXiv.1806.07366).
+
+    Parameters
+    ----------
+    dim, decay, energy
+        As of `cell_mnn`.
+    hidden
+        Widths of the perceptron's hidden layers.
+    steps
+        Of the Runge-Kutta method in a mean interval.
+    """
+    terms = (marginals("cell", decay=decay), kinetic("cell", weight=energy))
+    return _moving(layout, dim, lambda d: Perceptron(d, hidden=hidden), terms, steps=steps)
+
+
+@recipe(code="cell", cite=("otcfm",))
+def flow_matching(
+    layout: Layout,
+    *,
+    dim: Dim = None,
+    hidden: tuple[Width, ...] = (64, 64, 64),
+    coupling: Literal["ot", "independent"] = "ot",
+    noise: Weight = 0.1,
+) -> Build:
+    r"""Conditional flow matching: a field that goes along straight lines between cells of successive times.
+
+    .. math:: L = E\,\Big\lVert f(z_u, t) - \frac{z_1 - z_0}{t_1 - t_0} \Big\rVert^2 / d, \quad
+              z_u = (1 - u) z_0 + u z_1 + \sigma \varepsilon
+
+    Nothing is solved while it learns. The page *flow_matching* of the documentation says more
+    (doi:10.48550/arXiv.2302.00482).
+
+    Parameters
+    ----------
+    dim
+        As of `cell_mnn`.
+    hidden
+        As of `neural_ode`.
+    coupling
+        Which cell may become which: ``ot``, by optimal transport within a minibatch; ``independent``, any.
+    noise
+        :math:`\sigma`, in units of the spread of all cells.
+    """
+    term = flow("cell", coupling=coupling, noise=noise)
+    return _moving(layout, dim, lambda d: Perceptron(d, hidden=hidden), (term,), steps=10)
+
+
+def _moving(
+    layout: Layout,
+    dim: int | None,
+    field: Callable[[int], nn.Module],
+    terms: tuple[Term, ...],
+    *,
+    steps: int,
+    once: bool = False,
+) -> Build:
+    """Codes that are coordinates, or principal components with a readout, and a field that moves them."""
+    name, modality = next(iter(layout.modalities.items()))
+    counted = modality.kind != "continuous"
+    as_they_are = dim is None and not counted
+    d = modality.n_features if as_they_are else dim or min(_USUAL, modality.n_features)
+    part: Any = Coordinates(layout) if as_they_are else PrincipalComponents(layout, d)
+    heads_ = {"counts": heads["nb"], "binary": heads["bernoulli"], "continuous": _normal}
+    decoder = Linear(layout, {"cell": d}, heads={name: heads_[modality.kind]})
+    decoder.requires_grad_(requires_grad=counted)
+    motion = Motion(layout, field(d), dim=d, steps=steps, once=once)
+    model = LatentModel({"cell": Latent(part, Flat(d))}, decoder, dynamics=motion)
+    events = (centre_decoder(), learn_factors(), start_dynamics("cell"))
+    times = len(motion.times)
+    learn = {"by_time": True, "cool": 1.0, "weight_decay": 1e-5, "stop": None}
+    plan = Plan(minibatch=_PER_TIME * times, events=events, **learn)
+    plan = replace(plan, epochs=1).with_steps(_STEPS, n_cells=layout.n_cells)
+    return Build(model, Objective(*terms, *((reconstruction(),) if counted else ())), plan)
+
+
+def _normal(n_features: int) -> nn.Module:
+    return Normal(n_features, learned=True)
