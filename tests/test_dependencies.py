@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-NEVER_IMPORTED = {"pynndescent"}  # a bound on what scanpy's umap-learn brings
+NEVER_IMPORTED = {"pynndescent"}  # a bound on what umap-learn brings
 
 
 def normal(name: str) -> str:

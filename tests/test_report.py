@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from html import unescape
 from types import SimpleNamespace
 
@@ -34,7 +31,6 @@ from chreode.report import (
 from chreode.report.draw import best_epoch, graph, line_charts, number, ticks
 from chreode.report.pack import fold, pack, quantise, unpack
 from chreode.report.palette import CATEGORICAL
-from chreode.report.umap import A, B
 
 TYPES = ("B cells", "CD4 T cells", "CD8 T cells", "NK cells", "Monocytes")
 TAUGHT = (*TYPES[:3], "CD56+/CD16+ Natural Killer Cells Of The Blood", "4")
@@ -430,50 +426,6 @@ def test_projection_by_umap_depends_on_the_seed_alone():
     assert "UMAP" in how
     assert "seed 3" in how
     assert np.array_equal(xy, project_2d(codes.copy(), 3)[0])
-
-
-def test_the_map_is_as_good_as_that_of_umap_learn():
-    from sklearn.manifold import trustworthiness
-    from umap import UMAP
-
-    rng = np.random.default_rng(0)
-    codes = rng.normal(size=(300, 8)) + 4 * rng.normal(size=(6, 8))[np.arange(300) % 6]
-    theirs = UMAP(n_neighbors=15, min_dist=0.3, init="pca", random_state=0, n_jobs=1).fit(codes)
-    np.testing.assert_allclose([A, B], [theirs._a, theirs._b], rtol=1e-6)
-    ours, _ = project_2d(codes, 0)
-    kept, reference = (trustworthiness(codes, xy, n_neighbors=15) for xy in (ours, theirs.embedding_))
-    assert kept > reference - 0.01
-    assert np.ptp(ours, axis=0) == pytest.approx(np.ptp(theirs.embedding_, axis=0), rel=0.3)
-    shuffled = trustworthiness(codes, np.random.default_rng(0).permutation(ours), n_neighbors=15)
-    assert shuffled < reference - 0.2
-
-
-def test_the_map_of_equal_codes_is_finite():
-    codes = np.repeat(np.random.default_rng(0).normal(size=(2, 5)), 40, axis=0)
-    for each in (codes, codes[:40]):
-        assert np.isfinite(project_2d(each, 0)[0]).all()
-
-
-MAP = """
-import numpy as np
-from chreode.report.umap import _epoch, umap
-
-codes = np.random.default_rng(0).normal(size=(40, 3))
-print(umap(codes, codes[:, :2], seed=1).tobytes().hex())
-print(sum(_epoch.stats.cache_hits.values()))
-"""
-
-
-def test_the_compiled_map_is_kept_and_stays_the_same(tmp_path):
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-    said = [
-        subprocess.run(
-            [sys.executable, "-c", MAP], env=environment, capture_output=True, text=True, check=True
-        ).stdout.split()
-        for _ in range(2)
-    ]
-    assert said[0][0] == said[1][0]
-    assert [hits for _, hits in said] == ["0", "1"]
 
 
 # ---- what is gathered

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import shlex
+import sys
 from base64 import b64encode
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -31,7 +32,7 @@ __all__ = ["PACKAGES", "collect", "package_version", "project_2d", "render", "wr
 
 SHOWN = 50_000
 SCRIPTS = ("map.js", "legend.js", "codes.js", "page.js")
-PACKAGES = ("chreode", "torch", "numpy", "anndata", "scipy", "scikit-learn", "numba")
+PACKAGES = ("chreode", "torch", "numpy", "anndata", "scipy", "scikit-learn", "umap-learn")
 
 
 def project_2d(
@@ -40,8 +41,8 @@ def project_2d(
     """Give every code two coordinates, and say in words how they were made.
 
     Codes of two dimensions stay as they are. Otherwise UMAP (15 neighbours, least distance 0.3, started
-    from principal components; see `chreode.report.umap`) or, for fewer than 30 or more than ``limit`` cells,
-    the first two principal components.
+    from principal components, one thread, so that the seed decides) or, for fewer than 30 or more than
+    ``limit`` cells, the first two principal components.
 
     Parameters
     ----------
@@ -74,13 +75,22 @@ def project_2d(
     n, d = codes.shape
     if d == 2:
         return codes.copy(), "the two dimensions of the code itself"
-    flat = _principal(codes)
     if 30 <= n <= limit and d > 2:
-        from chreode.report.umap import umap
+        with_what = f"umap-learn {package_version('umap-learn')}, 15 neighbours, seed {seed}"
+        return _umap(codes, seed, progress=progress), f"UMAP of the {d}-dimensional codes ({with_what})"
+    return _principal(codes), f"the first two principal components of the {d}-dimensional codes"
 
-        how = f"UMAP of the {d}-dimensional codes (15 neighbours, seed {seed})"
-        return umap(codes, flat, neighbours=15, seed=seed, progress=progress), how
-    return flat, f"the first two principal components of the {d}-dimensional codes"
+
+def _umap(codes: np.ndarray, seed: int, progress: bool) -> np.ndarray:
+    from tqdm.auto import tqdm
+
+    if progress:
+        tqdm.write("The map is drawn by UMAP, which compiles for some seconds first.", file=sys.stderr)
+    from umap import UMAP
+
+    bar = {"disable": not progress, "desc": "draw the map", "unit": "epoch"}
+    reducer = UMAP(n_neighbors=15, min_dist=0.3, init="pca", random_state=seed, n_jobs=1, tqdm_kwds=bar)
+    return np.asarray(reducer.fit_transform(codes), dtype=np.float32)
 
 
 def _principal(codes: np.ndarray) -> np.ndarray:
