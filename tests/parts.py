@@ -38,12 +38,13 @@ def table(
     adata.obs["type"] = [f"type {g}" for g in group]
     adata.obs["plate"] = [f"plate {b}" for b in batch]
     adata.obs["age"] = rng.normal(40, 10, n_cells)
+    adata.obs["day"] = rng.integers(3, size=n_cells)
     return adata
 
 
 def tiny(**arguments: object) -> Cells:
     """The table as cells, with batch, label and a continuous covariate."""
-    return read(table(), batch="plate", label="type", covariates=["age"], **arguments)
+    return read(table(), batch="plate", label="type", covariates=["age"], time="day", **arguments)
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
@@ -95,6 +96,11 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "factor_analysis": lambda: recipes.factor_analysis(dim=4),
     "zifa": lambda: recipes.zifa(dim=4),
     "mofa": lambda: recipes.mofa(dim=4),
+    "cell_mnn": lambda: recipes.cell_mnn(dim=4, hidden=(8,)),
+    "cell_mnn, as published": lambda: recipes.cell_mnn(dim=4, hidden=(8,), affine=False, steps=0),
+    "neural_ode": lambda: recipes.neural_ode(dim=4, hidden=(8,)),
+    "flow_matching": lambda: recipes.flow_matching(dim=4, hidden=(8,)),
+    "flow_matching, independent": lambda: recipes.flow_matching(dim=4, hidden=(8,), coupling="independent"),
     "autodecoder": lambda: recipes.autodecoder(dim=4, hidden=(8,)),
     "autodecoder, encoder": lambda: recipes.autodecoder(dim=4, hidden=(8,), inference="encoder"),
     "autodecoder, linear": lambda: recipes.autodecoder(dim=4, hidden=()),

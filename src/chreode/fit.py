@@ -58,7 +58,8 @@ def fit(
         decoder's last are trained on numbers rounded to it before they are multiplied (`chreode.rounding`);
         else as Lightning Fabric names it: ``32-true``, ``bf16-mixed``, ...
     validation
-        Share of the cells whose held-out molecules decide when to stop; 0 trains all epochs on all cells.
+        Share of the cells whose held-out molecules decide when to stop; 0 trains all epochs on all cells,
+        as recipes do that do not stop early.
     checkpoint
         A folder for atomic checkpoints; the same call on it resumes, and returns a finished run's model.
     progress

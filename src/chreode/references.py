@@ -47,6 +47,30 @@ references = {
   year = {2018},
   doi = {10.1038/s41592-018-0229-2}
 }""",
+    "cellmnn": """@misc{bassewitz2025cellmnn,
+  title = {Learning Explicit Single-Cell Dynamics Using ODE Representations},
+  author = {von Bassewitz, Jan-Philipp and Pervez, Adeel and Fumero, Marco and Robinson, Matthew and
+            Karaletsos, Theofanis and Locatello, Francesco},
+  year = {2025},
+  eprint = {2510.02903},
+  archivePrefix = {arXiv},
+  doi = {10.48550/arXiv.2510.02903}
+}""",
+    "neuralode": """@inproceedings{chen2018neuralode,
+  title = {Neural Ordinary Differential Equations},
+  author = {Chen, Ricky T. Q. and Rubanova, Yulia and Bettencourt, Jesse and Duvenaud, David},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2018},
+  doi = {10.48550/arXiv.1806.07366}
+}""",
+    "otcfm": """@article{tong2024otcfm,
+  title = {Improving and generalizing flow-based generative models with minibatch optimal transport},
+  author = {Tong, Alexander and Fatras, Kilian and Malkin, Nikolay and Huguet, Guillaume and Zhang, Yanlei and
+            Rector-Brooks, Jarrid and Wolf, Guy and Bengio, Yoshua},
+  journal = {Transactions on Machine Learning Research},
+  year = {2024},
+  doi = {10.48550/arXiv.2302.00482}
+}""",
     "vae": """@inproceedings{kingma2014vae,
   title = {Auto-Encoding Variational Bayes},
   author = {Kingma, Diederik P. and Welling, Max},

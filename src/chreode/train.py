@@ -115,9 +115,10 @@ def train(cells: Cells, recipe: Recipe, call: Call) -> Trained:
     from lightning_fabric import Fabric
 
     rows, held = split(cells, call.validation, call.seed)
-    training = cells[rows].numbered()
-    with seeded(mix(call.seed, 7)):
-        build = recipe.build(training.layout)
+    build, training = _built(recipe, cells[rows], call.seed)
+    if build.plan.stop is None and len(held):  # nothing would look at them
+        rows, held = split(cells, 0.0, call.seed)
+        build, training = _built(recipe, cells[rows], call.seed)
     plan = replace(build.plan, epochs=call.epochs or build.plan.epochs)
     build = replace(build, plan=plan)
     facts = _facts(cells, recipe, replace(call, epochs=plan.epochs))
@@ -158,6 +159,13 @@ def train(cells: Cells, recipe: Recipe, call: Call) -> Trained:
     import pandas as pd
 
     return Trained(build, rows, held, pd.DataFrame(history))
+
+
+def _built(recipe: Recipe, cells: Cells, seed: int) -> tuple[Build, Cells]:
+    """What a recipe makes for the cells that train, and these with codebook rows."""
+    training = cells.numbered()
+    with seeded(mix(seed, 7)):
+        return recipe.build(training.layout), training
 
 
 def begin(build: Build, cells: Cells, seed: int, *, progress: bool) -> None:
