@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from sklearn.metrics.pairwise import laplacian_kernel
 
-from chreode.dynamics.matching import mmd, pairs, wasserstein
+from chreode.dynamics.matching import interpolate, mmd, pairs
+from chreode.evaluate.transport import energy_distance, variance_ratio, wasserstein
 
 
 def samples(n: int = 60, m: int = 45, d: int = 3, shift: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -75,3 +77,26 @@ def test_wasserstein_is_that_of_scipy_in_one_dimension_and_a_shift_in_many():
     assert wasserstein(x, y) == pytest.approx(wasserstein_distance(x[:, 0], y[:, 0]), rel=1e-8)
     x = samples()[0].numpy()
     assert wasserstein(x, x + np.array([3.0, 4.0, 0.0])) == pytest.approx(5.0, rel=1e-9)
+
+
+def test_energy_distance_is_that_of_scipy_in_one_dimension():
+    x, y = (sample.numpy()[:, :1] for sample in samples())
+    expected = stats.energy_distance(x[:, 0], y[:, 0]) ** 2
+    assert energy_distance(x, y) == pytest.approx(expected, rel=1e-10)
+    assert energy_distance(x, x) == pytest.approx(0, abs=1e-12)
+
+
+def test_variance_ratio_says_how_wide_a_sample_is():
+    x, _ = samples()
+    assert variance_ratio(0.5 * x.numpy() + 3, x.numpy()) == pytest.approx(0.25)
+
+
+def test_interpolation_goes_from_one_sample_to_the_other():
+    before, after = (sample.numpy() for sample in samples(40, 40, shift=3.0))
+    np.testing.assert_array_equal(interpolate(before, after, share=0.0), before)
+    arrived = interpolate(before, after, share=1.0)
+    np.testing.assert_allclose(sorted(map(tuple, arrived)), sorted(map(tuple, after)))
+    half = interpolate(before, after, share=0.5)
+    assert wasserstein(before, half) == pytest.approx(wasserstein(before, after) / 2, rel=1e-6)
+    drawn = interpolate(before[:7], after, share=1.0, seed=3)
+    assert np.abs(drawn[:, None] - after).sum(2).min(1).max() < 1e-12

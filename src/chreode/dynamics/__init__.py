@@ -1,7 +1,7 @@
 """How cells move in time: fields, their solution, and what is matched to observed snapshots."""
 
 from chreode.dynamics.fields import LocallyLinear, Perceptron
-from chreode.dynamics.matching import mmd, pairs, wasserstein
+from chreode.dynamics.matching import interpolate, mmd, pairs
 from chreode.dynamics.motion import Motion
 from chreode.dynamics.solve import dormand_prince, exponential, rk4
 
@@ -11,8 +11,8 @@ __all__ = [
     "Perceptron",
     "dormand_prince",
     "exponential",
+    "interpolate",
     "mmd",
     "pairs",
     "rk4",
-    "wasserstein",
 ]

@@ -12,7 +12,7 @@ from chreode.axes import Float, Int, Tensor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Coupling", "mmd", "pairs", "wasserstein"]
+__all__ = ["Coupling", "interpolate", "mmd", "pairs"]
 
 Coupling = Literal["independent", "ot"]
 
@@ -71,11 +71,8 @@ def pairs(
         return tuple(  # type: ignore[return-value]
             torch.randint(size, (many,), generator=generator) for size in (n, m)
         )
-    import ot
-
     cost = torch.cdist(x.double(), y.double()).square().cpu().numpy()
-    found: Any = ot.emd(np.full(n, 1 / n), np.full(m, 1 / m), cost, numItermax=10**7)
-    plan = np.asarray(found)
+    plan = _plan(x, y, cost)
     rows, columns = plan.nonzero()
     chosen = torch.multinomial(
         torch.from_numpy(plan[rows, columns]), many, replacement=True, generator=generator
@@ -83,18 +80,46 @@ def pairs(
     return torch.from_numpy(rows)[chosen], torch.from_numpy(columns)[chosen]
 
 
-def wasserstein(x: np.ndarray, y: np.ndarray) -> float:
-    """Exact Wasserstein-1 distance between two samples, with Euclidean ground cost.
+def interpolate(
+    before: Float[np.ndarray, "n d"],
+    after: Float[np.ndarray, "m d"],
+    *,
+    share: float,
+    seed: int = 0,
+) -> Float[np.ndarray, "n d"]:
+    r"""Cells of one time on their way to a later one, by optimal transport alone; nothing is trained.
+
+    .. math:: z_i + s\,(z'_{j(i)} - z_i), \qquad j(i) \sim \pi_{i \cdot}
+
+    with :math:`\pi` the plan of least mean distance between both samples, whole.
 
     Parameters
     ----------
-    x, y
-        Cells by dimensions.
+    before, after
+        Samples of two times.
+    share
+        :math:`s`, of the time between them.
+    seed
+        Of the draw of partners.
+
+    Examples
+    --------
+    >>> interpolate(np.array([[0.0], [5.0]]), np.array([[7.0], [1.0]]), share=0.5).ravel().tolist()
+    [0.5, 6.0]
     """
     import ot
 
-    x, y = (np.asarray(part, dtype=np.float64) for part in (x, y))
-    cost = ot.dist(x, y, metric="euclidean")
-    a, b = (np.full(len(part), 1 / len(part)) for part in (x, y))
-    least: Any = ot.emd2(a, b, cost, numItermax=10**7)
-    return float(least)
+    plan = _plan(before, after, ot.dist(before, after, metric="euclidean"))
+    chance = plan / plan.sum(1, keepdims=True)
+    drawn = np.random.default_rng(seed).random((len(before), 1))
+    partner = (chance.cumsum(1) < drawn).sum(1).clip(max=len(after) - 1)
+    return before + share * (after[partner] - before)
+
+
+def _plan(x: Any, y: Any, cost: Any) -> np.ndarray:
+    """The plan of least cost between two samples whose cells weigh the same."""
+    import ot
+
+    a, b = (np.full(len(sample), 1 / len(sample)) for sample in (x, y))
+    plan: Any = ot.emd(a, b, np.asarray(cost, dtype=np.float64), numItermax=10**7)
+    return np.asarray(plan)

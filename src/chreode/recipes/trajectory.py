@@ -44,7 +44,7 @@ def cell_mnn(
     layout: Layout,
     *,
     dim: Dim = None,
-    hidden: tuple[Width, ...] = (96, 96, 96, 96),
+    hidden: tuple[Width, ...] = (64, 64),
     affine: bool = True,
     bound: Annotated[float, Interval(gt=0)] = 4.0,
     steps: Annotated[int, Interval(ge=0, le=64)] = 2,
