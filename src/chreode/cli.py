@@ -19,6 +19,7 @@ import typer
 import chreode.cli_analysis  # noqa: F401  (registers its commands)
 from chreode.cli_options import (
     Batch,
+    Coordinates,
     Counts,
     Data,
     Label,
@@ -72,6 +73,8 @@ def fit(
     label: Label = None,
     unlabelled: Unlabelled = None,
     time: Time = None,
+    coordinates: Coordinates = None,
+    dims: Annotated[int | None, typer.Option(metavar="N", help="Its first so many dimensions.")] = None,
     covariate: Annotated[
         list[str] | None, typer.Option(metavar="KEY", help="Column that conditions the decoder; repeatable.")
     ] = None,
@@ -106,6 +109,8 @@ def fit(
         "label": label,
         "unlabelled": unlabelled,
         "time": time,
+        "coordinates": coordinates,
+        "dims": dims,
         "covariates": tuple(covariate or ()),
         "features": by_modality(features, number=True),
         "values": by_modality(values),
@@ -138,6 +143,7 @@ def project(
     counts: Counts = None,
     batch: Batch = None,
     label: Label = None,
+    coordinates: Coordinates = None,
     modality: Modality = None,
     overwrite: Overwrite = False,
 ) -> Work:
@@ -145,7 +151,7 @@ def project(
     from chreode import commands
 
     reading = {"counts": by_modality(counts), "batch": batch, "label": label}
-    reading["modalities"] = tuple(modality or ())
+    reading |= {"coordinates": coordinates, "modalities": tuple(modality or ())}
     how = {"refine": refine, "add_levels": add_levels, "overwrite": overwrite, "labels": labels}
     how["expected"] = expected or ()
     return partial(commands.project, run, new, out, **how, reading=reading)

@@ -10,6 +10,7 @@ import typer
 
 from chreode.cli_options import (
     Batch,
+    Coordinates,
     Counts,
     Data,
     Label,
@@ -19,13 +20,14 @@ from chreode.cli_options import (
     Overwrite,
     Run,
     Seed,
+    Time,
     Unlabelled,
     Work,
     app,
     by_modality,
 )
 
-__all__ = ["compare", "de", "link", "pseudobulk"]
+__all__ = ["compare", "de", "forecast", "link", "pseudobulk"]
 
 QUESTIONS = "Questions"  # the panel of chreode --help
 
@@ -184,3 +186,34 @@ def pseudobulk(
 
     how = {"by": by, "modality": modality, "min_cells": min_cells, "data": data, "overwrite": overwrite}
     return partial(testing_commands.sum_counts, run, out, **how)
+
+
+@app.command(cls=Once, rich_help_panel=QUESTIONS)
+def forecast(
+    run: Run,
+    to: Annotated[float, typer.Option(metavar="TIME", help="Between measured times, or beyond the last.")],
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", metavar="FILE", help="Cells that set out; those measured last before TIME by default."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="NEW.h5ad", help="The h5ad file to write; in DIR/forecasts by default."),
+    ] = None,
+    expected: Annotated[
+        bool, typer.Option("--expected", help="Write into X what the model expects of the features there.")
+    ] = False,
+    counts: Counts = None,
+    batch: Batch = None,
+    time: Time = None,
+    coordinates: Coordinates = None,
+    overwrite: Overwrite = False,
+) -> Work:
+    """Tell where cells are at another time."""
+    from chreode import commands
+
+    reading = {"counts": by_modality(counts), "batch": batch, "time": time, "coordinates": coordinates}
+    how = {"source": source, "expected": expected, "overwrite": overwrite, "reading": reading}
+    return partial(commands.forecast, run, out, to=to, **how)

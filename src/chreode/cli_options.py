@@ -14,6 +14,7 @@ from chreode.errors import InputError
 
 __all__ = [
     "Batch",
+    "Coordinates",
     "Counts",
     "Data",
     "Label",
@@ -64,6 +65,9 @@ Unlabelled = Annotated[
 ]
 Time = Annotated[
     str | None, typer.Option(metavar="KEY", help="Column of the times at which cells were measured.")
+]
+Coordinates = Annotated[
+    str | None, typer.Option(metavar="KEY", help="Entry of obsm, as X_pca, to read in place of the features.")
 ]
 
 

@@ -15,6 +15,7 @@ import chreode.recipes  # noqa: F401  (registers chreode's own)
 from chreode.errors import InputError
 from chreode.evaluate.labels import write_labels
 from chreode.folder import fitted_cells, fresh_file, model_folder, new_folder
+from chreode.forecast import before, motion_of
 from chreode.interpret.markers import markers
 from chreode.io.annotate import annotated_copy, annotated_suffix
 from chreode.io.read import read
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from chreode.embedded import Embedded
     from chreode.fitted import FittedModel
 
-__all__ = ["export", "project", "recipes", "report", "sample"]
+__all__ = ["export", "forecast", "project", "recipes", "report", "sample"]
 
 
 def project(
@@ -70,7 +71,8 @@ def project(
     overwrite
         Whether ``out`` may be there already.
     reading
-        ``counts``, ``batch``, ``label`` and ``modalities`` where they are called otherwise in ``new``.
+        ``counts``, ``batch``, ``label``, ``coordinates`` and ``modalities`` where they are called otherwise
+        in ``new``.
     """
     if refine is not None and refine < 0:
         msg = f"Expected --refine of at least 0; found {refine}. Leave it out to go on until codes converge."
@@ -147,6 +149,76 @@ def sample(folder: Path, out: Path, *, n: int, component: int | None, seed: int,
         drawn: Any = model.sample(n, component=component, seed=seed)
         (drawn.write if several else drawn.write_h5ad)(beside, compression="gzip")
     print(f"Wrote {many(n, 'cell')} drawn from {model.recipe.name} to {out}.")
+
+
+def forecast(
+    folder: Path,
+    out: Path | None,
+    *,
+    to: float,
+    source: Path | None,
+    expected: bool,
+    overwrite: bool,
+    reading: Mapping[str, Any],
+) -> None:
+    """Write where cells are at another time, by a run's model.
+
+    Parameters
+    ----------
+    folder
+        Of a finished run.
+    out
+        The h5ad file to write; None is ``forecasts/TIME.h5ad`` in the folder.
+    to
+        The time.
+    source
+        The cells that set out; None takes the fitted ones of the last measured time before.
+    expected
+        Whether what the model expects of the features goes into ``X``.
+    overwrite
+        Whether ``out`` may be there already.
+    reading
+        ``counts``, ``batch``, ``time`` and ``coordinates`` where they are called otherwise in ``source``.
+    """
+    model = load(model_folder(folder)[0])
+    progress = sys.stderr.isatty()
+    out = out or folder.expanduser() / "forecasts" / f"{to:g}.h5ad"
+    with fresh_file(out, suffix=".h5ad", overwrite=overwrite) as beside:
+        motion_of(model.embedded)  # refuses a model without dynamics before cells are read
+        given = None
+        if source is not None:
+            cells = read(source, like=model, **reading)
+            print(
+                f"Read {many(len(cells), 'cell')} from {source}.",
+                *map(typed, cells.reading.messages),
+                sep="\n",
+            )
+            given = model.project(cells, progress=progress)
+        codes = model.forecast(given, to=to, progress=progress)
+        values = model.forecast(given, to=to, expected=True) if expected else None
+        start, which = (model.embedded, before(model.embedded, to)) if given is None else (given, slice(None))
+        there = _at_time(start, which, codes, values, to=to)
+        there.write_h5ad(beside, compression="gzip")
+    print(f"Wrote {many(len(codes), 'cell')}, moved to {to:g} by {model.recipe.name}, to {out}.")
+
+
+def _at_time(
+    start: Embedded, which: Any, codes: np.ndarray, values: np.ndarray | None, *, to: float
+) -> AnnData:
+    """Cells under their names with their codes at another time, and what is expected of them there."""
+    import anndata as ad
+    import pandas as pd
+
+    time: Any = start.cells.layout.in_role("time")
+    obs = pd.DataFrame(
+        {time.column: start.cells.time[which].cpu().numpy(), "to": to},
+        index=pd.Index(start.names[which].astype(str)),
+    )
+    described = start.cells.layout.modalities[start.modality(None)]
+    var = None if values is None else pd.DataFrame(index=pd.Index(described.names))
+    there = ad.AnnData(values, obs=obs, var=var)
+    there.obsm[f"X_{start.recipe}"] = codes
+    return there
 
 
 def report(folder: Path, *, data: Path | None) -> None:

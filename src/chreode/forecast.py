@@ -45,12 +45,15 @@ def before(embedded: Embedded, to: float) -> Bool[np.ndarray, " n"]:
     Raises
     ------
     InputError
-        When no time was measured before it.
+        When no time was measured before it, or the model was saved without its cells.
     """
     times = [t for t in motion_of(embedded).times if t < _numbers([to])[0]]
     if not times:
         first = motion_of(embedded).times[0]
         msg = f"Expected a time after the first measured one, {first:g}; found {to:g}. Ask for a later one."
+        raise InputError(msg)
+    if not len(embedded):
+        msg = "Expected a model that was saved with its cells; found none. Give cells that set out (--from)."
         raise InputError(msg)
     return embedded.cells.time.cpu().numpy() == np.float32(times[-1])
 
@@ -62,7 +65,7 @@ def trajectories(
     *,
     which: Bool[np.ndarray, " n"] | None = None,
     progress: bool = False,
-) -> Float[np.ndarray, "k n d"]:
+) -> Float[np.ndarray, "k m d"]:
     """Codes of cells at each of some times, every cell from its own time on (or back).
 
     Parameters

@@ -13,8 +13,10 @@ __all__ = ["level_name", "many", "typed"]
 # Arguments of reading by the options that stand for them.
 OPTIONS = {
     "batch": "--batch",
+    "coordinates": "--coordinates",
     "counts": "--counts",
     "covariates": "--covariate",
+    "dims": "--dims",
     "features": "--features",
     "label": "--label",
     "modalities": "--modality",
