@@ -1,8 +1,8 @@
 """Every code block of the README and the documentation runs, on a small data set, as a reader would run it.
 
 The blocks of a page run in their order, in a folder of the page's own that holds ``pbmc.h5ad``,
-``new.h5ad``, ``multiome.h5mu``, ``citeseq.h5mu``, ``new_donor.h5mu`` and ``genes.gtf``. Blocks of ``python``
-share their names; each line of a block of ``sh`` is a command.
+``new.h5ad``, ``course.h5ad``, ``multiome.h5mu``, ``citeseq.h5mu``, ``new_donor.h5mu`` and ``genes.gtf``.
+Blocks of ``python`` share their names; each line of a block of ``sh`` is a command.
 What cannot run in a test says so, and why, in the line before: ``<!-- not run: it installs -->``.
 """
 
@@ -76,6 +76,8 @@ def small(tmp_path_factory) -> Path:
             layers={"counts": counts},
         )
         adata.write_h5ad(folder / f"{name}.h5ad")
+        if name == "pbmc":
+            course(adata, kind).write_h5ad(folder / "course.h5ad")
     multiome(adata).write(folder / "multiome.h5mu")
     multiome(adata, other=citeseq(adata)).write(folder / "citeseq.h5mu")
     adata.obs["donor"] = "donor_4"
@@ -85,6 +87,15 @@ def small(tmp_path_factory) -> Path:
     ]
     (folder / "genes.gtf").write_text("".join(starts))
     return folder
+
+
+def course(adata, kind):
+    """The same cells, measured on a day that goes with their type, with ten principal components."""
+    timed = adata.copy()
+    timed.obs["day"] = np.array([0.0, 1.0, 3.0, 3.0])[kind]
+    u, s, _ = np.linalg.svd(adata.X - adata.X.mean(0), full_matrices=False)
+    timed.obsm["X_pca"] = (u * s)[:, :10]
+    return timed
 
 
 def multiome(adata, *, other=None):
