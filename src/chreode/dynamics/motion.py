@@ -83,9 +83,16 @@ class Motion(nn.Module):
         self, u: Float[Tensor, "n d"], start: Float[Tensor, " n"], end: Float[Tensor, " n"]
     ) -> Float[Tensor, "n d"]:
         """States in the field's units at a later (or earlier) time in its own."""
-        if not len(u):
-            return u
-        steps = max(1, int(-(-float((end - start).abs().max()) * self.steps // 1)))
+        # Each cell takes the steps that its own way needs, whatever way others in its company have.
+        needed = ((end - start).abs() * self.steps).ceil().clamp_min(1)
+        found = u
+        for steps in needed.unique().tolist():
+            here = needed == steps
+            moved = self._solve(u[here], start[here], end[here], int(steps))
+            found = moved if len(moved) == len(u) else found.index_put((here,), moved)
+        return found
+
+    def _solve(self, u: Tensor, start: Tensor, end: Tensor, steps: int) -> Tensor:
         operator = getattr(self.field, "operator", None)
         if operator is None:
             return rk4(self.field, u, start, end, steps=steps)

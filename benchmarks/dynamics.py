@@ -1,0 +1,170 @@
+"""Where cells are at a time that was left out: fields and baselines, by file, scale and dimensions.
+
+    python benchmarks/dynamics.py --out benchmarks/results/dynamics.md
+
+One time at a time is left out, never the first or the last, and every method sees the others. One predicted
+cell for each cell of the time before is compared with the cells of the time left out: exact Wasserstein-1
+distance, energy distance, MMD, and total variance as a ratio. Recipes are fitted at their defaults for all of
+their epochs; nothing is stopped or chosen by the time left out. Coordinates are standardised on all times, as
+in published tables (``all``), or on the times that train (``train``), where predictions are compared in the
+same units. The mean is over times left out, spread over seeds.
+
+Baselines: the cells of the time before, of the time after (as many as there are, at random, as before), and
+transport between both (`chreode.dynamics.interpolate`). The floor is the distance between two halves of the
+time left out, at half the number of cells: Wasserstein distances fall with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import results
+import torch
+from data import FOLDER
+
+import chreode as ch
+from chreode.dynamics import interpolate, mmd
+from chreode.evaluate.transport import energy_distance, variance_ratio, wasserstein
+
+RECIPES = {
+    "cell_mnn": ch.recipes.cell_mnn(),
+    "cell_mnn, as published": ch.recipes.cell_mnn(affine=False, steps=0),
+    "neural_ode": ch.recipes.neural_ode(),
+    "flow_matching, ot": ch.recipes.flow_matching(),
+    "flow_matching, independent": ch.recipes.flow_matching(coupling="independent"),
+}
+BASELINES = ("time before", "time after", "transport")
+MOST = 3000  # cells of a time, beyond which as many are drawn
+TITLES = {
+    "eb": "embryoid bodies, 2,750 cells, 5 times",
+    "emt": "epithelial to mesenchymal, 3,133 cells, 4 times",
+    "haematopoiesis": "mouse haematopoiesis, 10,998 cells, 3 times",
+    "circuit": "simulated circuit, 728 cells, 5 times",
+}
+_TABLES = {
+    "emt": "deepruot_emt.csv",
+    "haematopoiesis": "deepruot_mouse_hematopoiesis.csv",
+    "circuit": "vgfm_dyngen5d.csv",
+}
+
+
+def load(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates, and the time of each cell."""
+    if name == "eb":
+        adata = ad.read_h5ad(FOLDER / "eb_pcs_subset.h5ad")
+        return np.asarray(adata.X, dtype=np.float64), adata.obs["time"].astype(float).to_numpy()
+    table = pd.read_csv(FOLDER / "dynamics" / _TABLES[name])
+    column = next(c for c in table if str(c).lower() in ("samples", "time", "t"))
+    numbers = table.drop(columns=column).select_dtypes("number")
+    return numbers.to_numpy(dtype=np.float64), table[column].to_numpy(dtype=float)
+
+
+def scores(predicted: np.ndarray, observed: np.ndarray) -> dict[str, float]:
+    """Every distance of predicted cells from those observed."""
+    width = [torch.from_numpy(np.asarray(a)) for a in (predicted, observed)]
+    return {
+        "w1": wasserstein(predicted, observed),
+        "energy": energy_distance(predicted, observed),
+        "mmd": float(mmd(*width)),
+        "variance": variance_ratio(predicted, observed),
+    }
+
+
+def forecast(x: np.ndarray, t: np.ndarray, out: float, *, method: str, seed: int) -> tuple[np.ndarray, float]:
+    """Cells of the time before ``out``, at it, by a recipe that did not see it; seconds of the fit."""
+    adata = ad.AnnData(obs=pd.DataFrame({"time": t}, index=[f"cell {i}" for i in range(len(t))]))
+    adata.obsm["X_known"] = x.astype(np.float32)
+    cells = ch.read(adata[t != out].copy(), coordinates="X_known", time="time")
+    start = time.perf_counter()
+    model = ch.fit(cells, RECIPES[method], seed=seed, progress=False)
+    spent = time.perf_counter() - start
+    return model.forecast(to=out).astype(np.float64), spent
+
+
+def trial(x: np.ndarray, t: np.ndarray, *, method: str, seed: int, scale: str) -> dict[str, float]:
+    """Mean over the times left out."""
+    rng, found = np.random.default_rng([seed, 5]), []
+    instants = np.unique(t)
+    for at in range(1, len(instants) - 1):
+        before, out, after = instants[at - 1 : at + 2]
+        fitted = t == t if scale == "all" else t != out
+        z = (x - x[fitted].mean(0)) / x[fitted].std(0)
+        seconds = 0.0
+        if method == "time before":
+            predicted = z[t == before]
+        elif method == "time after":
+            predicted = z[rng.permutation(np.flatnonzero(t == after))[: (t == before).sum()]]
+        elif method == "transport":
+            share = (out - before) / (after - before)
+            predicted = interpolate(z[t == before], z[t == after], share=share, seed=seed)
+        elif method == "floor":
+            half = rng.permutation(np.flatnonzero(t == out))
+            predicted = z[half[: len(half) // 2]]
+        else:
+            predicted, seconds = forecast(z, t, out, method=method, seed=seed)
+        observed = z[half[len(half) // 2 :]] if method == "floor" else z[t == out]
+        found.append({**scores(predicted, observed), "seconds": seconds})
+    return {key: float(np.mean([row[key] for row in found])) for key in found[0]}
+
+
+def thinned(x: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """At most so many cells of a time, the same for every method."""
+    rng = np.random.default_rng(0)
+    kept = [rng.permutation(np.flatnonzero(t == u))[:MOST] for u in np.unique(t)]
+    rows = np.sort(np.concatenate(kept))
+    return x[rows], t[rows]
+
+
+def main() -> None:
+    """Predict, score, write the table."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser.add_argument("--sets", nargs="+", default=["eb 5 all", "eb 5 train", "eb 50 all", *_TABLES])
+    parser.add_argument("--methods", nargs="+", default=[*BASELINES, "floor", *RECIPES])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--folder", type=Path, required=True, help="where finished runs are kept")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    runs: list[dict[str, Any]] = []
+    for chosen, method, seed in product(options.sets, options.methods, options.seeds):
+        name, dims, scale = (*chosen.split(), "", "")[:3]
+        x, t = thinned(*load(name))
+        x = x[:, : int(dims or x.shape[1])]
+        path = options.folder / f"{'-'.join([name, dims, scale])}-{method.replace(' ', '_')}-{seed}.json"
+        if not path.exists():
+            path.write_text(json.dumps(trial(x, t, method=method, seed=seed, scale=scale or "all")))
+        how = f"{x.shape[1]} coordinates, standardised on {scale or 'all'} times"
+        runs.append({"set": f"{TITLES[name]}, {how}", "method": method, "seed": seed})
+        runs[-1] |= json.loads(path.read_text())
+        print(runs[-1], flush=True)
+    columns = {
+        "w1": "Wasserstein-1",
+        "energy": "energy distance",
+        "mmd": "MMD",
+        "variance": "variance ratio",
+        "seconds": "seconds a fit",
+    }
+    parts = {
+        str(title): results.table(group, by=["method"], columns=columns)
+        for title, group in pd.DataFrame(runs).groupby("set", sort=False)
+    }
+    print("\n\n".join(parts.values()))
+    if options.out:
+        command = "python benchmarks/dynamics.py --folder kept --out benchmarks/results/dynamics.md"
+        results.write(options.out, title="A time left out", command=command, parts=parts)
+
+
+if __name__ == "__main__":
+    main()
