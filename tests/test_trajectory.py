@@ -122,7 +122,7 @@ def test_loaded_models_forecast_the_same(fitted: tuple[ch.FittedModel, float], t
     np.testing.assert_array_equal(again.forecast(new, to=2.0), model.forecast(new, to=2.0))
 
 
-def test_counts_are_moved_as_principal_components_and_decoded() -> None:
+def test_counts_are_moved_as_principal_components_and_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     days = np.repeat([0, 1, 2], 100)
     # Genes that rise, fall or stay.
@@ -136,6 +136,9 @@ def test_counts_are_moved_as_principal_components_and_decoded() -> None:
     np.testing.assert_allclose(share.sum(1), 1, rtol=1e-4)
     truth = rate[-1] / rate[-1].sum()
     assert np.corrcoef(np.log(share.mean(0)), np.log(truth))[0, 1] > 0.98
+    monkeypatch.setattr("chreode.forecast._LIMIT", 1000)
+    with pytest.raises(InputError, match="at most 2 GB"):
+        model.forecast(to=2, expected=True)
 
 
 @pytest.mark.parametrize(

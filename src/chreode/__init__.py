@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from chreode.evaluate.doublets import doublets
     from chreode.fit import fit
     from chreode.fitted import FittedModel
-    from chreode.interpret import abundance, de, markers, pseudobulk
+    from chreode.interpret import abundance, de, fates, interactions, markers, pseudobulk
     from chreode.interpret.loadings import loadings, variance_explained
     from chreode.interpret.proteins import foreground
     from chreode.io import datasets
@@ -47,9 +47,11 @@ __all__ = [
     "distil",
     "doublets",
     "evaluate",
+    "fates",
     "fit",
     "foreground",
     "from_scvi",
+    "interactions",
     "linkage",
     "load",
     "loadings",
@@ -77,9 +79,11 @@ _WHERE = {
     "distil": "chreode.distil:distil",
     "doublets": "chreode.evaluate.doublets:doublets",
     "evaluate": "chreode.evaluate",
+    "fates": "chreode.interpret.fates:fates",
     "fit": "chreode.fit:fit",
     "foreground": "chreode.interpret.proteins:foreground",
     "from_scvi": "chreode.scvi_tools:from_scvi",
+    "interactions": "chreode.interpret.interactions:interactions",
     "linkage": "chreode.perturb.linkage:linkage",
     "load": "chreode.load:load",
     "loadings": "chreode.interpret.loadings:loadings",

@@ -153,6 +153,12 @@ class FittedModel:
         source = self.embedded if source is None else source
         return self._paths(source, [to], which=which, expected=expected, progress=progress)[0]
 
+    def fates(self, source: Any = None, **how: Any) -> pd.DataFrame:
+        """How probable it is that each cell ends near each label; `chreode.fates` has the arguments."""
+        from chreode.interpret.fates import fates
+
+        return fates(self, source, **how)
+
     def trajectories(
         self, source: Any, times: Sequence[float], *, expected: bool = False, progress: bool = False
     ) -> np.ndarray:
@@ -173,15 +179,11 @@ class FittedModel:
         expected: bool,
         progress: bool,
     ) -> np.ndarray:
-        from chreode.forecast import trajectories
+        from chreode.forecast import decoded, trajectories
 
         embedded = source if isinstance(source, Embedded) else self.project(source, progress=progress)
         codes = trajectories(embedded, times, which=which, progress=progress)
-        if not expected:
-            return codes
-        with torch.no_grad():
-            decoded = [self.embedded.decode(torch.from_numpy(z)).proportions.cpu().numpy() for z in codes]
-        return np.stack(decoded)
+        return decoded(self.embedded, codes) if expected else codes
 
     def predict_labels(self, source: Any = None, *, seed: int = 0, progress: bool = False) -> pd.DataFrame:
         """The label of each cell with calibrated probabilities, and how unusual the cell is.

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from chreode.dynamics import Motion
     from chreode.embedded import Embedded
 
-__all__ = ["before", "motion_of", "trajectories"]
+__all__ = ["before", "decoded", "motion_of", "trajectories"]
 
 _CELLS = 4096  # moved at a time
+_LIMIT = 2_000_000_000  # bytes of expected values
 
 
 def motion_of(embedded: Embedded) -> Motion:
@@ -106,6 +107,30 @@ def trajectories(
             then = torch.full_like(now, float(wanted[k]))
             z, now = motion(z, now, then), then
             found[k, here] = z.cpu().numpy()
+    return found
+
+
+@torch.no_grad()
+def decoded(embedded: Embedded, codes: Float[np.ndarray, "k m d"]) -> Float[np.ndarray, "k m g"]:
+    """What the decoder expects at codes of cells at several times: proportions, of counts.
+
+    Raises
+    ------
+    InputError
+        When that is more than 2 GB.
+    """
+    shape = (*codes.shape[:2], embedded.cells.layout.modalities[embedded.modality(None)].n_features)
+    if 4 * np.prod(shape, dtype=np.int64) > _LIMIT:
+        msg = (
+            f"Expected values of at most 2 GB; found {shape[0] * shape[1]:,} cells x {shape[2]:,} features. Ask "
+            "for codes, and decode some at a time: model.embedded.decode(codes)."
+        )
+        raise InputError(msg)
+    found = np.zeros(shape, dtype=np.float32)
+    for k, z in enumerate(codes):
+        for at in range(0, len(z), _CELLS):
+            some = torch.from_numpy(z[at : at + _CELLS])
+            found[k, at : at + _CELLS] = embedded.decode(some).proportions.cpu().numpy()
     return found
 
 

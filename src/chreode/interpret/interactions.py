@@ -1,0 +1,217 @@
+"""Which feature speeds up or slows down which, read off a learned field."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from chreode.axes import Float
+from chreode.errors import InputError
+from chreode.forecast import motion_of
+from chreode.infer import PrincipalComponents
+from chreode.io.schema import listing, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+
+    from chreode.fitted import FittedModel
+
+__all__ = ["interactions", "jacobians"]
+
+_PAIRS = 4_000_000  # rows of a table, at most
+_CELLS = 4096  # at a time
+_EVERYONE = "all"
+
+
+class Basis(NamedTuple):
+    """Names of the features, and how codes lead to them, ``g x d``."""
+
+    names: list[str]
+    loadings: np.ndarray
+
+
+def jacobians(model: FittedModel, rows: np.ndarray | None = None) -> Float[np.ndarray, "n d d"]:
+    r"""How the velocity of each fitted cell changes with its code.
+
+    .. math:: J_{ab} = \frac{\partial \dot z_a}{\partial z_b}
+
+    The derivative of the field itself, at each cell's code and time: of a locally linear field it is not the
+    operator ``A(z, t)``, of which infinitely many give the same velocities.
+
+    Parameters
+    ----------
+    model
+        With dynamics.
+    rows
+        Positions of cells of ``model.embedded``; all by default.
+    """
+    motion, embedded = motion_of(model.embedded), model.embedded
+    codes, times = embedded.codes[embedded.code], embedded.cells.time
+    chosen = torch.arange(len(codes)) if rows is None else torch.as_tensor(rows)
+    found = []
+    for some in chosen.split(_CELLS):
+        z = codes[some].detach().clone().requires_grad_()
+        with torch.enable_grad():
+            velocity = motion.velocity(z, times[some])
+            slopes = [torch.autograd.grad(v, z, retain_graph=True)[0] for v in velocity.sum(0)]
+        found.append(torch.stack(slopes, 1).detach().numpy())
+    return np.concatenate(found) if found else np.zeros((0, codes.shape[1], codes.shape[1]), np.float32)
+
+
+def interactions(
+    model: FittedModel | Sequence[FittedModel],
+    *,
+    groups: str | None = None,
+    loadings: Any = None,
+    regulators: Sequence[str] | None = None,
+    targets: Sequence[str] | None = None,
+    draws: int = 200,
+    seed: int = 0,
+) -> pd.DataFrame:
+    r"""How each feature changes the velocity of each other, on average over the cells of a group.
+
+    .. math:: \frac{\partial \dot x}{\partial x} = L\,J\,L^{+}, \qquad x = \bar x + L z
+
+    with ``J`` the Jacobian of the field (`jacobians`) and :math:`L^{+}` the pseudo-inverse of the loadings.
+    The loadings hold whatever scaling lies between codes and features: of standardised components they are
+    the components times the standard deviations.
+
+    What snapshots do not tell, this does not either: among the many fields that lead from one time's cells to
+    the next one's it shows the one that was learned. See which entries several models, from several seeds,
+    agree on.
+
+    Parameters
+    ----------
+    model
+        With dynamics; or several of the same cells, fitted from several seeds.
+    groups
+        Column whose levels are told apart; None for all cells together. Cells of unknown level are left out.
+    loadings
+        Features by coordinates: a table whose index names the features, or an array. None: the principal
+        components of a model of counts; of coordinates, these themselves.
+    regulators, targets
+        Names of features; all by default.
+    draws
+        Bootstrap samples of the cells that say how stable a sign is, of one model; of several it is how many
+        of them agree.
+    seed
+        Of the bootstrap.
+
+    Returns
+    -------
+    DataFrame
+        ``group``, ``regulator``, ``target``, ``effect`` (change of the target's velocity, per unit of time,
+        by a unit of the regulator), ``sign`` (1 or -1), ``spread`` (standard deviation of the effect over
+        draws or models) and ``stability`` (share of draws or models with this sign); strongest first.
+
+    Raises
+    ------
+    InputError
+        For a model without dynamics, a group or feature that is not there, loadings of another width, or a
+        table of more than four million pairs.
+
+    References
+    ----------
+    Cell-MNN (2025), doi:10.48550/arXiv.2510.02903, which reads ``A`` and leaves out the scaling.
+    """
+    models: list[Any] = list(model) if isinstance(model, (list, tuple)) else [model]
+    basis = _basis(models[0], loadings)
+    rows, columns = _chosen(basis, targets, "targets"), _chosen(basis, regulators, "regulators")
+    if len(rows) * len(columns) > _PAIRS:
+        msg = (
+            f"Expected at most {_PAIRS:,} pairs; found {len(columns):,} regulators and {len(rows):,} "
+            "targets. Name some with regulators= and targets=."
+        )
+        raise InputError(msg)
+    out, back = basis.loadings[rows], np.linalg.pinv(basis.loadings)[:, columns]
+    rng, tables = np.random.default_rng(seed), []
+    for group, members in _groups(models[0], groups).items():
+        each = [jacobians(one, members) for one in models]
+        if len(models) > 1:
+            means = np.stack([j.mean(0) for j in each])
+        else:
+            drawn = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=draws)
+            means = np.einsum("bn,nij->bij", drawn / len(members), each[0])
+        effect = out @ np.mean([j.mean(0) for j in each], 0) @ back
+        table = _table(group, effect, means, out, back)
+        table["regulator"] = np.asarray(basis.names)[columns[table["regulator"]]]
+        table["target"] = np.asarray(basis.names)[rows[table["target"]]]
+        tables.append(table)
+    import pandas as pd
+
+    return pd.concat(tables, ignore_index=True)
+
+
+def _table(
+    group: str, effect: np.ndarray, means: np.ndarray, out: np.ndarray, back: np.ndarray
+) -> pd.DataFrame:
+    """One row a pair, by positions, the strongest first."""
+    import pandas as pd
+
+    total, square, agree = (np.zeros_like(effect) for _ in range(3))
+    for mean in means:
+        one = out @ mean @ back
+        total, square = total + one, square + one**2
+        agree += np.sign(one) == np.sign(effect)
+    n = len(means)
+    spread = np.sqrt(np.maximum(square / n - (total / n) ** 2, 0))
+    order = np.argsort(-np.abs(effect), axis=None, kind="stable")
+    target, regulator = np.unravel_index(order, effect.shape)
+    return pd.DataFrame(
+        {
+            "group": group,
+            "regulator": regulator,
+            "target": target,
+            "effect": effect.ravel()[order],
+            "sign": np.sign(effect.ravel()[order]).astype(int),
+            "spread": spread.ravel()[order],
+            "stability": (agree / n).ravel()[order],
+        }
+    )
+
+
+def _basis(model: FittedModel, loadings: Any) -> Basis:
+    infer = model.module.latents[model.code].infer
+    dim = model.embedded.codes[model.code].shape[1]
+    if loadings is None and isinstance(infer, PrincipalComponents):
+        names = model.layout.modalities[infer.modalities[0]].names
+        return Basis(list(names), infer.axes.double().numpy())
+    if loadings is None:
+        modality = next(iter(model.layout.modalities.values()))
+        return Basis(list(modality.names), np.eye(dim))
+    values = np.asarray(loadings, dtype=np.float64)
+    names = getattr(loadings, "index", None)
+    if values.ndim != 2 or values.shape[1] < dim or not np.isfinite(values).all():
+        msg = (
+            f"Expected finite loadings, features by {dim} coordinates; found {values.shape}. Give those of "
+            "the coordinates that were read, times their scales where these were standardised."
+        )
+        raise InputError(msg)
+    named = [str(i) for i in range(len(values))] if names is None else [str(name) for name in names]
+    return Basis(named, values[:, :dim])
+
+
+def _chosen(basis: Basis, wanted: Sequence[str] | None, argument: str) -> np.ndarray:
+    if wanted is None:
+        return np.arange(len(basis.names))
+    place = {name: at for at, name in enumerate(basis.names)}
+    if missing := [name for name in wanted if name not in place]:
+        msg = (
+            f"Expected features of the model in {argument}; found {listing(missing)}."
+            f"{nearest(str(missing[0]), basis.names)} Name some of {listing(basis.names)}."
+        )
+        raise InputError(msg)
+    return np.asarray([place[name] for name in wanted])
+
+
+def _groups(model: FittedModel, groups: str | None) -> dict[str, np.ndarray]:
+    """Positions of the cells of each level."""
+    if groups is None:
+        return {_EVERYONE: np.arange(len(model.embedded))}
+    levels = model.embedded.level_names(groups)
+    known = [level for level in dict.fromkeys(levels) if level is not None and level == level]
+    return {str(level): np.flatnonzero(levels == level) for level in sorted(known, key=str)}
