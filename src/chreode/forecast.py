@@ -122,8 +122,8 @@ def decoded(embedded: Embedded, codes: Float[np.ndarray, "k m d"]) -> Float[np.n
     shape = (*codes.shape[:2], embedded.cells.layout.modalities[embedded.modality(None)].n_features)
     if 4 * np.prod(shape, dtype=np.int64) > _LIMIT:
         msg = (
-            f"Expected values of at most 2 GB; found {shape[0] * shape[1]:,} cells x {shape[2]:,} features. Ask "
-            "for codes, and decode some at a time: model.embedded.decode(codes)."
+            f"Expected values of at most 2 GB; found {shape[0] * shape[1]:,} cells x {shape[2]:,} features. "
+            "Ask for codes, and decode some at a time: model.embedded.decode(codes)."
         )
         raise InputError(msg)
     found = np.zeros(shape, dtype=np.float32)

@@ -12,13 +12,11 @@ from chreode.forecast import motion_of, trajectories
 if TYPE_CHECKING:
     import pandas as pd
 
-    from chreode.fitted import FittedModel
-
 __all__ = ["fates"]
 
 
 def fates(
-    model: FittedModel,
+    model: Any,
     source: Any = None,
     *,
     labels: str | None = None,
@@ -35,7 +33,7 @@ def fates(
     Parameters
     ----------
     model
-        With dynamics.
+        A fitted model with dynamics.
     source
         Anything `chreode.read` takes, with the times at which its cells set out; None for the fitted cells.
     labels

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from chreode.fitted import FittedModel
+    from chreode.embedded import Embedded
 
 __all__ = ["interactions", "jacobians"]
 
@@ -34,7 +34,7 @@ class Basis(NamedTuple):
     loadings: np.ndarray
 
 
-def jacobians(model: FittedModel, rows: np.ndarray | None = None) -> Float[np.ndarray, "n d d"]:
+def jacobians(model: Any, rows: np.ndarray | None = None) -> Float[np.ndarray, "n d d"]:
     r"""How the velocity of each fitted cell changes with its code.
 
     .. math:: J_{ab} = \frac{\partial \dot z_a}{\partial z_b}
@@ -45,11 +45,12 @@ def jacobians(model: FittedModel, rows: np.ndarray | None = None) -> Float[np.nd
     Parameters
     ----------
     model
-        With dynamics.
+        A fitted model with dynamics, or its embedded cells.
     rows
-        Positions of cells of ``model.embedded``; all by default.
+        Positions of the cells; all by default.
     """
-    motion, embedded = motion_of(model.embedded), model.embedded
+    embedded: Embedded = getattr(model, "embedded", model)
+    motion = motion_of(embedded)
     codes, times = embedded.codes[embedded.code], embedded.cells.time
     chosen = torch.arange(len(codes)) if rows is None else torch.as_tensor(rows)
     found = []
@@ -63,7 +64,7 @@ def jacobians(model: FittedModel, rows: np.ndarray | None = None) -> Float[np.nd
 
 
 def interactions(
-    model: FittedModel | Sequence[FittedModel],
+    model: Any,
     *,
     groups: str | None = None,
     loadings: Any = None,
@@ -118,7 +119,8 @@ def interactions(
     ----------
     Cell-MNN (2025), doi:10.48550/arXiv.2510.02903, which reads ``A`` and leaves out the scaling.
     """
-    models: list[Any] = list(model) if isinstance(model, (list, tuple)) else [model]
+    every = list(model) if isinstance(model, (list, tuple)) else [model]
+    models: list[Embedded] = [getattr(one, "embedded", one) for one in every]
     basis = _basis(models[0], loadings)
     rows, columns = _chosen(basis, targets, "targets"), _chosen(basis, regulators, "regulators")
     if len(rows) * len(columns) > _PAIRS:
@@ -174,15 +176,14 @@ def _table(
     )
 
 
-def _basis(model: FittedModel, loadings: Any) -> Basis:
-    infer = model.module.latents[model.code].infer
-    dim = model.embedded.codes[model.code].shape[1]
+def _basis(embedded: Embedded, loadings: Any) -> Basis:
+    infer = embedded.module.latents[embedded.code].infer
+    dim, modalities = embedded.codes[embedded.code].shape[1], embedded.cells.layout.modalities
     if loadings is None and isinstance(infer, PrincipalComponents):
-        names = model.layout.modalities[infer.modalities[0]].names
+        names = modalities[infer.modalities[0]].names
         return Basis(list(names), infer.axes.double().numpy())
     if loadings is None:
-        modality = next(iter(model.layout.modalities.values()))
-        return Basis(list(modality.names), np.eye(dim))
+        return Basis(list(next(iter(modalities.values())).names), np.eye(dim))
     values = np.asarray(loadings, dtype=np.float64)
     names = getattr(loadings, "index", None)
     if values.ndim != 2 or values.shape[1] < dim or not np.isfinite(values).all():
@@ -208,10 +209,10 @@ def _chosen(basis: Basis, wanted: Sequence[str] | None, argument: str) -> np.nda
     return np.asarray([place[name] for name in wanted])
 
 
-def _groups(model: FittedModel, groups: str | None) -> dict[str, np.ndarray]:
+def _groups(embedded: Embedded, groups: str | None) -> dict[str, np.ndarray]:
     """Positions of the cells of each level."""
     if groups is None:
-        return {_EVERYONE: np.arange(len(model.embedded))}
-    levels = model.embedded.level_names(groups)
+        return {_EVERYONE: np.arange(len(embedded))}
+    levels = embedded.level_names(groups)
     known = [level for level in dict.fromkeys(levels) if level is not None and level == level]
     return {str(level): np.flatnonzero(levels == level) for level in sorted(known, key=str)}
