@@ -47,6 +47,8 @@ class Perceptron(nn.Module):
     def forward(self, z: Float[Tensor, "n d"], t: Float[Tensor, " n"]) -> Float[Tensor, "n d"]:
         """The velocity."""
         velocity = self.layers(torch.cat([z, t[:, None]], 1))
+        if _within(z, self.reach):
+            return velocity
         return velocity - confinement(velocity, z, self.reach)[:, None] * z
 
 
@@ -110,6 +112,8 @@ class LocallyLinear(nn.Module):
         if self.bound < float("inf"):
             size = a.square().sum((1, 2), keepdim=True) / d
             a = a * (self.bound / (self.bound**2 + size).sqrt())
+        if _within(z, self.reach):
+            return a, b
         pull = confinement(_affine(a, b, z), z, self.reach)
         return a - pull[:, None, None] * torch.eye(d, dtype=z.dtype, device=z.device), b
 
@@ -128,6 +132,12 @@ def confinement(
     share = (square.sqrt() / reach - 1).clamp(0, 1)
     weight = share * share * (3 - 2 * share)
     return weight * (velocity * z).sum(1).clamp_min(0) / square
+
+
+@torch.no_grad()
+def _within(z: Float[Tensor, "n d"], reach: Float[Tensor, ""]) -> bool:
+    """Whether no cell is beyond reach, so that nothing pulls any: most of the time, and it costs little."""
+    return bool((z.square().sum(1) <= reach.square()).all())
 
 
 def _affine(

@@ -233,12 +233,11 @@ def _act(a: Tensor, b: Tensor, z: Tensor, h: Tensor) -> Tensor:
         while left > torch.finfo(z.dtype).eps / 8 and terms < _TERMS:
             terms += 1
             left *= norm / cuts / terms
-    a, b = a * (h / cuts)[:, None, None], b * (h / cuts)[:, None]
+    a, b, z = a * (h / cuts)[:, None, None], (b * (h / cuts)[:, None])[:, :, None], z[:, :, None]
     for _ in range(cuts):
-        term = torch.baddbmm(b[:, :, None], a, z[:, :, None])
-        total = term
-        for k in range(2, terms + 1):
-            term = torch.bmm(a, term) / k
-            total = total + term
-        z = z + total[:, :, 0]
-    return z
+        first = torch.baddbmm(b, a, z)
+        total = first
+        for k in range(terms, 1, -1):
+            total = torch.baddbmm(first, a, total, alpha=1 / k)
+        z = z + total
+    return z[:, :, 0]
