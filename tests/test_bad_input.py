@@ -252,6 +252,10 @@ FITS = {
     ),
     "supervised without label": (of_file("--set", "supervised=true"), ["label", "supervised=True"]),
     "unknown recipe": (of_file("--recipe", "scdg"), ["Did you mean 'scdgd'"]),
+    "both kinds of quotes": (
+        of_file("--unlabelled", "a'b\"c"),
+        ["--label beside --unlabelled 'a'", "found none"],
+    ),
     "recipe in capitals": (of_file("--recipe", "scDGD"), ["Did you mean 'scdgd'?"]),
     "unknown argument": (of_file("--set", "component=3"), ["Did you mean 'components'"]),
     "argument of another library": (of_file("--set", "n_hidden=128"), ["It is called 'hidden' here"]),

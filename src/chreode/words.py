@@ -24,7 +24,7 @@ OPTIONS = {
     "unlabelled": "--unlabelled",
     "values": "--values",
 }
-_VALUE = r"""'[^']*'|"[^"]*"|\{[^}]*\}|\[[^]]*\]|\.\.\.|\w*"""
+_VALUE = r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|\{[^}]*\}|\[[^]]*\]|\.\.\.|\w*"""
 _ARGUMENT = re.compile(rf"\bread\([^)]*\)|(?<![\w.-])({'|'.join(OPTIONS)})=({_VALUE})")
 
 
@@ -72,6 +72,8 @@ def typed(text: str) -> str:
     "Read the cells with --label COLUMN; --unlabelled 'not known' leaves some out."
     >>> typed("Read them with time=COLUMN (--time).")
     'Read them with time=COLUMN (--time).'
+    >>> typed("Leave values={modality: kind} out.")
+    'Leave --values {modality: kind} out.'
     """
 
     def option(found: re.Match[str]) -> str:
@@ -86,7 +88,10 @@ def typed(text: str) -> str:
 def _typed_value(value: str) -> str:
     if not value or value[0] not in "'\"{[":
         return value
-    meant = ast.literal_eval(value)
+    try:
+        meant = ast.literal_eval(value)
+    except (SyntaxError, ValueError):  # no literal, or one that holds a closing bracket
+        return value
     if isinstance(meant, dict):
         meant = ",".join(f"{key}={'...' if one is ... else one}" for key, one in meant.items())
     return shlex.quote(meant) if isinstance(meant, str) else "..."
