@@ -1,6 +1,6 @@
 """Where cells are at a time that was left out: fields and baselines, by file, scale and dimensions.
 
-    python benchmarks/dynamics.py --out benchmarks/results/dynamics.md
+    python benchmarks/dynamics.py --folder kept --out benchmarks/results/dynamics.md
 
 One time at a time is left out, never the first or the last, and every method sees the others. One predicted
 cell for each cell of the time before is compared with the cells of the time left out: exact Wasserstein-1

@@ -81,7 +81,7 @@ def project_2d(
     return _principal(codes), f"the first two principal components of the {d}-dimensional codes"
 
 
-def _umap(codes: np.ndarray, seed: int, progress: bool) -> np.ndarray:
+def _umap(codes: np.ndarray, seed: int, *, progress: bool) -> np.ndarray:
     from tqdm.auto import tqdm
 
     if progress:
