@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -109,11 +111,34 @@ def test_several_models_say_what_they_agree_on() -> None:
         ({"targets": ["X_some 4"]}, "Did you mean"),
         ({"loadings": np.ones((5, 2))}, "by 3 coordinates"),
         ({"loadings": np.full((5, 3), np.nan)}, "finite loadings"),
+        ({"draws": 0}, "at least one draw"),
     ],
 )
 def test_what_is_not_there_is_refused(ask: dict, said: str) -> None:
     with pytest.raises(InputError, match=said):
         ch.interactions(known(MATRIX), **ask)
+
+
+def test_models_that_cannot_be_averaged_are_refused(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = known(MATRIX)
+    with pytest.raises(InputError, match="found none"):
+        ch.interactions([])
+    turned = ch.read(course(seed=1), coordinates="X_some", time="day", label="type")
+    other = ch.fit(turned, ch.recipes.cell_mnn(hidden=(4,)), epochs=1, progress=False)
+    with pytest.raises(InputError, match=r"same cells .* in model 2"):
+        ch.interactions([model, other])
+    model.save(tmp_path / "bare", cells=False)
+    bare = ch.load(tmp_path / "bare")
+    with pytest.raises(InputError, match="saved with its cells"):
+        ch.interactions(bare)
+    with pytest.raises(InputError, match="saved with its cells"):
+        bare.fates(course())
+    with pytest.raises(InputError, match="at least one neighbour"):
+        model.fates(neighbours=0)
+    monkeypatch.setattr(sys.modules[jacobians.__module__], "_PAIRS", 10)
+    assert len(ch.interactions(model)) == 9
+    with pytest.raises(InputError, match="2 groups"):
+        ch.interactions(model, groups="type")
 
 
 def test_fates_of_a_fork_are_those_of_its_branches() -> None:

@@ -53,7 +53,8 @@ def fates(
     Raises
     ------
     InputError
-        For a model without dynamics, a time that was not measured, or labels that no cell of that time has.
+        For a model without dynamics or cells, a time that was not measured, labels that no cell of that time
+        has, or no neighbours.
     """
     import pandas as pd
     from sklearn.neighbors import NearestNeighbors
@@ -64,6 +65,12 @@ def fates(
         known = ", ".join(f"{t:g}" for t in times)
         msg = f"Expected a measured time ({known}), whose cells tell the labels; found {to:g}."
         raise InputError(msg + " Name one of them.")
+    if neighbours < 1:
+        msg = f"Expected at least one neighbour; found neighbours={neighbours}. Ask for 10 or more."
+        raise InputError(msg)
+    if not len(model.embedded):
+        msg = "Expected a model that was saved with its cells; found none. Save it with cells=True."
+        raise InputError(msg)
     known_labels = model.embedded.level_names("label" if labels is None else labels)
     there = (model.embedded.cells.time.numpy() == np.float32(to)) & np.asarray(
         [level is not None for level in known_labels]

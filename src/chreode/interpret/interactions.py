@@ -12,6 +12,7 @@ from chreode.errors import InputError
 from chreode.forecast import motion_of
 from chreode.infer import PrincipalComponents
 from chreode.io.schema import listing, nearest
+from chreode.words import many
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,9 +49,15 @@ def jacobians(model: Any, rows: np.ndarray | None = None) -> Float[np.ndarray, "
         A fitted model with dynamics, or its embedded cells.
     rows
         Positions of the cells; all by default.
+
+    Raises
+    ------
+    InputError
+        For a model without dynamics, or one that was saved without its cells.
     """
     embedded: Embedded = getattr(model, "embedded", model)
     motion = motion_of(embedded)
+    _refuse_none(embedded)
     codes, times = embedded.codes[embedded.code], embedded.cells.time
     chosen = torch.arange(len(codes)) if rows is None else torch.as_tensor(rows)
     found = []
@@ -112,8 +119,8 @@ def interactions(
     Raises
     ------
     InputError
-        For a model without dynamics, a group or feature that is not there, loadings of another width, or a
-        table of more than four million pairs.
+        For a model without dynamics or cells, models of different cells, a group or feature that is not
+        there, loadings of too few columns, no draws, or a table of more than four million pairs.
 
     References
     ----------
@@ -121,17 +128,21 @@ def interactions(
     """
     every = list(model) if isinstance(model, (list, tuple)) else [model]
     models: list[Embedded] = [getattr(one, "embedded", one) for one in every]
-    basis = _basis(models[0], loadings)
+    _refuse_others(models)
+    if draws < 1:
+        msg = f"Expected at least one draw; found draws={draws}. Use 100 or more."
+        raise InputError(msg)
+    basis, told_apart = _basis(models[0], loadings), _groups(models[0], groups)
     rows, columns = _chosen(basis, targets, "targets"), _chosen(basis, regulators, "regulators")
-    if len(rows) * len(columns) > _PAIRS:
+    if len(rows) * len(columns) * len(told_apart) > _PAIRS:
         msg = (
-            f"Expected at most {_PAIRS:,} pairs; found {len(columns):,} regulators and {len(rows):,} "
-            "targets. Name some with regulators= and targets=."
+            f"Expected at most {_PAIRS:,} pairs; found {len(columns):,} regulators, {len(rows):,} targets "
+            f"and {many(len(told_apart), 'group')}. Name some with regulators= and targets=."
         )
         raise InputError(msg)
     out, back = basis.loadings[rows], np.linalg.pinv(basis.loadings)[:, columns]
     rng, tables = np.random.default_rng(seed), []
-    for group, members in _groups(models[0], groups).items():
+    for group, members in told_apart.items():
         each = [jacobians(one, members) for one in models]
         if len(models) > 1:
             means = np.stack([j.mean(0) for j in each])
@@ -176,6 +187,31 @@ def _table(
     )
 
 
+def _refuse_none(embedded: Embedded) -> None:
+    if not len(embedded):
+        msg = "Expected a model that was saved with its cells; found none. Save it with cells=True."
+        raise InputError(msg)
+
+
+def _refuse_others(models: Sequence[Embedded]) -> None:
+    """Refuse models whose Jacobians cannot be averaged: of other cells, or in other coordinates."""
+    if not models:
+        msg = "Expected a model, or several; found none. Give those that were fitted."
+        raise InputError(msg)
+    for model in models:
+        motion_of(model)
+        _refuse_none(model)
+    first, *others = (model.codes[model.code] for model in models)
+    close = 1e-3 * float(first.abs().max())
+    for number, codes in enumerate(others, 2):
+        if codes.shape != first.shape or not torch.allclose(codes, first, rtol=0, atol=close):
+            msg = (
+                f"Expected models of the same cells in the same coordinates; found others in model {number}. "
+                "Fit all to the cells of one chreode.read, from several seeds."
+            )
+            raise InputError(msg)
+
+
 def _basis(embedded: Embedded, loadings: Any) -> Basis:
     infer = embedded.module.latents[embedded.code].infer
     dim, modalities = embedded.codes[embedded.code].shape[1], embedded.cells.layout.modalities
@@ -215,4 +251,7 @@ def _groups(embedded: Embedded, groups: str | None) -> dict[str, np.ndarray]:
         return {_EVERYONE: np.arange(len(embedded))}
     levels = embedded.level_names(groups)
     known = [level for level in dict.fromkeys(levels) if level is not None and level == level]
+    if not known:
+        msg = f"Expected cells with a known level of {groups!r}; found none. Name another column."
+        raise InputError(msg)
     return {str(level): np.flatnonzero(levels == level) for level in sorted(known, key=str)}
