@@ -76,6 +76,13 @@ def test_a_forecast_sets_out_from_the_last_time_before_it(fitted: tuple[ch.Fitte
     np.testing.assert_allclose(here, model.embedded.embedding[days == 1.0], atol=1e-6)
 
 
+def test_an_operator_taken_once_holds_for_the_whole_way() -> None:
+    cells = ch.read(snapshots(), coordinates="X_true", time="day")
+    model = ch.fit(cells, ch.recipes.cell_mnn(hidden=(8,), steps=0), epochs=30, progress=False)
+    paths = model.trajectories(model.embedded, [1.0, 2.0])
+    np.testing.assert_array_equal(paths[1], model.forecast(model.embedded, to=2.0))
+
+
 def test_forecasts_far_beyond_the_last_time_stay_finite(fitted: tuple[ch.FittedModel, float]) -> None:
     model, _ = fitted
     centre, scale = model.module.dynamics.centre.numpy(), float(model.module.dynamics.scale)
@@ -149,6 +156,8 @@ def test_counts_are_moved_as_principal_components_and_decoded(monkeypatch: pytes
         (lambda m: m.forecast(to=float("nan")), "finite numbers"),
         (lambda m: m.trajectories(m.embedded, ["later"]), "finite numbers"),
         (lambda m: m.forecast(_undated(), to=1.0), "time of every cell"),
+        (lambda m: m.forecast("no.h5ad", to=-1.0), "from the first measured one on, 0"),  # before it is read
+        (lambda m: m.forecast(snapshots((-1.0,)), to=1.0), "80 cells before it"),
     ],
 )
 def test_times_that_cannot_be_are_refused(fitted: tuple[ch.FittedModel, float], ask, said: str) -> None:

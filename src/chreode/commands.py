@@ -15,7 +15,7 @@ import chreode.recipes  # noqa: F401  (registers chreode's own)
 from chreode.errors import InputError
 from chreode.evaluate.labels import write_labels
 from chreode.folder import fitted_cells, fresh_file, model_folder, new_folder
-from chreode.forecast import before, motion_of
+from chreode.forecast import asked, before, decoded, trajectories
 from chreode.interpret.markers import markers
 from chreode.io.annotate import annotated_copy, annotated_suffix
 from chreode.io.read import read
@@ -184,22 +184,22 @@ def forecast(
     progress = sys.stderr.isatty()
     out = out or folder.expanduser() / "forecasts" / f"{to:g}.h5ad"
     with fresh_file(out, suffix=".h5ad", overwrite=overwrite) as beside:
-        motion_of(model.embedded)  # refuses a model without dynamics before cells are read
-        given = None
-        if source is not None:
+        if source is None:
+            start, which = model.embedded, before(model.embedded, to)
+        else:
+            asked(model.embedded, [to])  # refuses a time, or a model without dynamics, before cells are read
             cells = read(source, like=model, **reading)
             print(
                 f"Read {many(len(cells), 'cell')} from {source}.",
                 *map(typed, cells.reading.messages),
                 sep="\n",
             )
-            given = model.project(cells, progress=progress)
-        codes = model.forecast(given, to=to, progress=progress)
-        values = model.forecast(given, to=to, expected=True) if expected else None
-        start, which = (model.embedded, before(model.embedded, to)) if given is None else (given, slice(None))
-        there = _at_time(start, which, codes, values, to=to)
+            start, which = model.project(cells, progress=progress), None
+        codes = trajectories(start, [to], which=which, progress=progress)
+        values = decoded(model.embedded, codes)[0] if expected else None
+        there = _at_time(start, slice(None) if which is None else which, codes[0], values, to=to)
         there.write_h5ad(beside, compression="gzip")
-    print(f"Wrote {many(len(codes), 'cell')}, moved to {to:g} by {model.recipe.name}, to {out}.")
+    print(f"Wrote {many(len(there), 'cell')}, moved to {to:g} by {model.recipe.name}, to {out}.")
 
 
 def _at_time(

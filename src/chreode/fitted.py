@@ -179,8 +179,9 @@ class FittedModel:
         expected: bool,
         progress: bool,
     ) -> np.ndarray:
-        from chreode.forecast import decoded, trajectories
+        from chreode.forecast import asked, decoded, trajectories
 
+        asked(self.embedded, times)  # refuses times before cells are read
         embedded = source if isinstance(source, Embedded) else self.project(source, progress=progress)
         codes = trajectories(embedded, times, which=which, progress=progress)
         return decoded(self.embedded, codes) if expected else codes

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from chreode.dynamics import Motion
     from chreode.embedded import Embedded
 
-__all__ = ["before", "decoded", "motion_of", "trajectories"]
+__all__ = ["asked", "before", "decoded", "motion_of", "trajectories"]
 
 _CELLS = 4096  # moved at a time
 _LIMIT = 2_000_000_000  # bytes of expected values
@@ -38,6 +38,25 @@ def motion_of(embedded: Embedded) -> Motion:
         )
         raise InputError(msg)
     return embedded.module.dynamics
+
+
+def asked(embedded: Embedded, times: Sequence[float]) -> Float[np.ndarray, " k"]:
+    """Times as numbers that the dynamics of the model can answer for.
+
+    Raises
+    ------
+    InputError
+        For a time before the first measured one, times that are not finite numbers, or a model without
+        dynamics.
+    """
+    first, wanted = motion_of(embedded).times[0], _numbers(times)
+    if (wanted < first).any():
+        msg = (
+            f"Expected times from the first measured one on, {first:g}; found {wanted.min():g}. Of what was "
+            "before it the model knows nothing: ask for a later time."
+        )
+        raise InputError(msg)
+    return wanted
 
 
 def before(embedded: Embedded, to: float) -> Bool[np.ndarray, " n"]:
@@ -83,18 +102,12 @@ def trajectories(
     Raises
     ------
     InputError
-        For a time before the first measured one, times that are not finite numbers, cells without times, or
-        a model without dynamics.
+        For a time before the first measured one, also of a cell that sets out, times that are not finite
+        numbers, cells without times, or a model without dynamics.
     """
     from tqdm.auto import tqdm
 
-    motion, wanted = motion_of(embedded), _numbers(times)
-    if (wanted < motion.times[0]).any():
-        msg = (
-            f"Expected times from the first measured one on, {motion.times[0]:g}; found {wanted.min():g}. "
-            "Of what was before it the model knows nothing: ask for a later time."
-        )
-        raise InputError(msg)
+    motion, wanted = motion_of(embedded), asked(embedded, times)
     rows = slice(None) if which is None else torch.from_numpy(which)
     start, codes = _starts(embedded)[rows], embedded.codes[embedded.code][rows]
     order = np.argsort(wanted, kind="stable")
@@ -105,8 +118,10 @@ def trajectories(
         z, now = codes[here], start[here]
         for k in order:
             then = torch.full_like(now, float(wanted[k]))
-            z, now = motion(z, now, then), then
-            found[k, here] = z.cpu().numpy()
+            moved = motion(z, now, then)
+            found[k, here] = moved.cpu().numpy()
+            # An operator that is taken once is that of where the cell set out.
+            z, now = (z, now) if motion.once else (moved, then)
     return found
 
 
@@ -141,6 +156,13 @@ def _starts(embedded: Embedded) -> Tensor:
         msg = (
             f"Expected the time of every cell that sets out, in column {column.column!r}; found "
             f"{many(missing, 'cell')} without one. Fill them in, or leave these cells out."
+        )
+        raise InputError(msg)
+    first = motion_of(embedded).times[0]
+    if early := int((start < torch.tensor(first, dtype=start.dtype)).sum()):
+        msg = (
+            f"Expected cells that set out at the first measured time or later, {first:g}; found "
+            f"{many(early, 'cell')} before it, where the model knows nothing. Leave these cells out."
         )
         raise InputError(msg)
     return start
