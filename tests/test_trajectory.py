@@ -213,6 +213,21 @@ def test_coordinates_are_read_from_a_file_with_nothing_else(tmp_path) -> None:
     np.testing.assert_array_equal(again.measured["X_true"].numpy(), adata.obsm["X_true"][:, :1])
 
 
+def test_coordinates_that_a_model_of_features_does_not_know_are_named() -> None:
+    adata = snapshots()
+    known = ad.AnnData(np.ones((len(adata), 3), dtype=np.float32), obs=adata.obs, obsm=adata.obsm)
+    cells = ch.read(known, coordinates="X_true", like=ch.read(known))
+    assert any("'X_true' was not read" in said for said in cells.reading.messages)
+
+
+def test_coordinates_that_are_all_alike_stay_where_they_are() -> None:
+    adata = snapshots()
+    adata.obsm["X_true"][:] = 1.5
+    cells = ch.read(adata, coordinates="X_true", time="day")
+    model = ch.fit(cells, ch.recipes.cell_mnn(hidden=(8,)), epochs=5, progress=False)
+    np.testing.assert_allclose(model.forecast(to=3.0), 1.5, atol=1e-5)
+
+
 def test_every_minibatch_has_its_share_of_every_time() -> None:
     group = torch.from_numpy(np.random.default_rng(0).choice(3, size=300, p=[0.6, 0.3, 0.1]))
     parts = minibatches(300, size=60, seed=0, epoch=0, group=group)

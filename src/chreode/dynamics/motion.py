@@ -69,7 +69,8 @@ class Motion(nn.Module):
         """Take the units from the codes of the cells that train."""
         self.centre.copy_(codes.mean(0))
         self.scale.copy_(codes.var(0, correction=0).mean().sqrt().clamp_min(1e-8))
-        self.field.reach.fill_(float(self.inside(codes).norm(dim=1).max()))
+        # Where codes differ some lie further out than 1; where none do the reach must not be 0.
+        self.field.reach.fill_(max(1.0, float(self.inside(codes).norm(dim=1).max())))
 
     def inside(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Codes in the field's units."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +29,12 @@ def at_coordinates(source: Source, schema: Schema, like: Fitted | None) -> tuple
     """
     known = None if like is None else Schema.from_json(like.reading.schema).coordinates
     key = schema.coordinates or known
-    if key is None or (like is not None and known is None) or (known or key) in source.parts:
+    if key is None:
+        return source, schema
+    if like is not None and known is None:
+        said = f"The model knows no coordinates: {key!r} was not read."
+        return replace(source, messages=(*source.messages, said)), schema
+    if (known or key) in source.parts:  # as cells that were read before have them
         return source, schema
     # To the model they are what it was trained on, whatever they are called here.
     name = known or key
