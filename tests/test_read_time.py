@@ -80,6 +80,7 @@ WRONG = {
     "one time": (lambda: course(np.ones(N)), "at least two times in column 'day'; found one, 1"),
     "text": (lambda: course(["early", "late"] * (N // 2)), "numbers in column 'day', which is a time"),
     "a single cell": (lambda: course([9.0, *[1.0, 2.0] * (N // 2)][:N]), "found a single one at '?9'?"),
+    "far from 0": (lambda: course(20231105.0 + np.arange(N) % 3), "found 20231105 to 20231107, too far"),
     "missing": (
         lambda: course([np.nan, *np.ones(N - 1)]),
         "a time for every cell in column 'day'",

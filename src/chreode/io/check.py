@@ -44,7 +44,8 @@ def refuse_single_times(cells: Cells) -> None:
     Raises
     ------
     InputError
-        When all cells are of one time, or one cell alone is of some time.
+        When all cells are of one time, one cell alone is of some time, or times are so far from 0 that single
+        precision, in which cells hold them, changes the intervals.
     """
     time = cells.layout.in_role("time")
     if time is None:
@@ -52,6 +53,14 @@ def refuse_single_times(cells: Cells) -> None:
     if len(time.times) < 2:
         msg = f"Expected at least two times in column {time.column!r}; found one, {min(time.times):g}."
         raise InputError(msg + " Read cells of other times too, or leave time out.")
+    exact = torch.tensor(time.times, dtype=torch.float64)
+    gaps, held = exact.diff(), exact.float().double().diff()
+    if exact.abs().max() > 100 * gaps.sum() and ((held - gaps).abs() > 0.01 * gaps).any():
+        msg = (
+            f"Expected times near 0 in column {time.column!r}; found {exact[0]:.12g} to {exact[-1]:.12g}, "
+            "too far from it for their intervals to be kept. Count them from the first one."
+        )
+        raise InputError(msg)
     number = torch.bincount(cells.snapshot, minlength=len(time.times)).tolist()
     if few := [f"{t:g}" for t, n in zip(time.times, number, strict=True) if n < 2]:
         msg = (
