@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import chreode as ch
+from chreode.dynamics import mmd
 from chreode.errors import InputError
 from chreode.evaluate.transport import wasserstein
 from chreode.io.loader import minibatches
@@ -188,6 +189,7 @@ def test_dynamics_ask_for_times_and_forecasts_for_dynamics() -> None:
         ({"dims": 2}, "beside dims=2"),
         ({"coordinates": "X_true", "features": 5}, "'features' beside it"),
         ({"coordinates": "X_true", "dims": 0}, "at least 1"),
+        ({"coordinates": "X_true", "values": "counts"}, "'values' beside it"),
     ],
 )
 def test_coordinates_that_are_not_there_are_refused(arguments: dict, said: str) -> None:
@@ -211,6 +213,8 @@ def test_coordinates_are_read_from_a_file_with_nothing_else(tmp_path) -> None:
     other.obsm["X_there"] = other.obsm.pop("X_true")
     again = ch.read(other, coordinates="X_there", like=cells)
     np.testing.assert_array_equal(again.measured["X_true"].numpy(), adata.obsm["X_true"][:, :1])
+    twice = ch.read(adata, like=again)
+    np.testing.assert_array_equal(twice.measured["X_true"].numpy(), adata.obsm["X_true"][:, :1])
 
 
 def test_coordinates_that_a_model_of_features_does_not_know_are_named() -> None:
@@ -237,3 +241,36 @@ def test_every_minibatch_has_its_share_of_every_time() -> None:
         assert (torch.bincount(group[part], minlength=3) - total / len(parts)).abs().max() <= 2
     other = minibatches(300, size=60, seed=0, epoch=1, group=group)
     assert any(not torch.equal(a, b) for a, b in zip(parts, other, strict=True))
+
+
+def test_an_operator_taken_once_is_learned_as_it_is_used() -> None:
+    cells = ch.read(snapshots(), coordinates="X_true", time="day").numbered()
+    torch.manual_seed(0)
+    build = ch.recipes.cell_mnn(hidden=(8,), steps=0, decay=1.0, energy=0.0).build(cells.layout)
+    motion = build.model.dynamics
+    with torch.no_grad():
+        motion.field.layers[-1].weight.mul_(50)
+        u, at = motion.inside(cells.measured["X_true"]), cells.snapshot  # type: ignore[arg-type]
+        told = sum(
+            mmd(motion.move(u[at == s], *(motion.instants[i].expand(PER_TIME) for i in (s, t))), u[at == t])
+            for s in range(4)
+            for t in range(s + 1, 4)
+        )
+        values = build.objective(build.model, build.model(cells), share=len(cells))
+    assert float(values["marginals"]) == pytest.approx(float(told), rel=1e-5)
+
+
+def test_a_minibatch_without_cells_that_set_out_has_no_kinetic_energy() -> None:
+    cells = ch.read(snapshots(), coordinates="X_true", time="day").numbered()
+    build = ch.recipes.cell_mnn(hidden=(8,)).build(cells.layout)
+    last = cells[cells.snapshot == 3]
+    values = build.objective(build.model, build.model(last), share=len(last))
+    assert all(float(value.detach()) == 0 for value in values.values())
+
+
+def test_more_components_than_features_and_networks_without_units_are_refused() -> None:
+    cells = ch.read(snapshots(), coordinates="X_true", time="day")
+    with pytest.raises(InputError, match="at most as many components as features of X_true, 2"):
+        ch.fit(cells, ch.recipes.cell_mnn(dim=3), progress=False)
+    with pytest.raises(InputError, match="hidden"):
+        ch.recipes.cell_mnn(hidden=())

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["asked", "before", "decoded", "motion_of", "trajectories"]
 
 _CELLS = 4096  # moved at a time
+_OPERATORS = 1 << 24  # entries of their operators, at most
 _LIMIT = 2_000_000_000  # bytes of expected values
 
 
@@ -112,9 +113,10 @@ def trajectories(
     start, codes = _starts(embedded)[rows], embedded.codes[embedded.code][rows]
     order = np.argsort(wanted, kind="stable")
     found = np.zeros((len(wanted), *codes.shape), dtype=np.float32)
-    chunks = range(0, len(codes), _CELLS)
+    step = max(1, min(_CELLS, _OPERATORS // codes.shape[1] ** 2))
+    chunks = range(0, len(codes), step)
     for at in tqdm(chunks, desc="move cells", unit="chunk", disable=not progress):
-        here = slice(at, at + _CELLS)
+        here = slice(at, at + step)
         z, now = codes[here], start[here]
         for k in order:
             then = torch.full_like(now, float(wanted[k]))

@@ -46,19 +46,25 @@ def marginals(latent: str, *, decay: float = 0.1, widths: Sequence[float] = (1.0
         motion = model.dynamics
         groups = _groups(model, trace, latent)
         total = torch.zeros((), device=trace.cells.device)
-        moving: list[tuple[Tensor, int]] = []  # states, and how many times ahead they have come
+        began, moving = [], []  # the times at which cells set out, and where they have come by now
         for t, there in enumerate(groups):
-            if moving:
-                start, end = motion.instants[t - 1 : t + 1]
-                z = torch.cat([states for states, _ in moving])
-                z = motion.move(z, start.expand(len(z)), end.expand(len(z)))
-                parts = z.split([len(states) for states, _ in moving])
-                moving = [(part, ahead + 1) for part, (_, ahead) in zip(parts, moving, strict=True)]
+            if began:
+                # An operator that is taken once is that of the start, however far cells have come.
+                z = torch.cat([groups[s] for s in began] if motion.once else moving)
+                since = torch.tensor(began if motion.once else [t - 1] * len(began), device=z.device)
+                number = torch.tensor([len(groups[s]) for s in began], device=z.device)
+                start = motion.instants[since].repeat_interleave(number)
+                z = motion.move(z, start, motion.instants[t].expand(len(z)))
+                moving = list(z.split(number.tolist()))
                 if len(there):
-                    far = [decay ** (ahead - 1) * mmd(part, there, widths=widths) for part, ahead in moving]
+                    far = [
+                        decay ** (t - s - 1) * mmd(part, there, widths=widths)
+                        for s, part in zip(began, moving, strict=True)
+                    ]
                     total = total + torch.stack(far).sum()
             if len(there):
-                moving.append((there, 0))
+                began.append(t)
+                moving.append(there)
         return total
 
     return Term("marginals", of, per="minibatch")
@@ -118,6 +124,8 @@ def kinetic(latent: str, *, weight: float = 0.1) -> Term:
         motion = model.dynamics
         z, t = motion.inside(trace.codes[latent].z), motion.clock(trace.cells.time)
         before = t < motion.instants[-1]
+        if not before.any():
+            return torch.zeros((), device=z.device)
         return motion.field(z[before], t[before]).square().mean()
 
     return Term("kinetic energy", of, weight, "minibatch")

@@ -34,10 +34,10 @@ def at_coordinates(source: Source, schema: Schema, like: Fitted | None) -> tuple
     if like is not None and known is None:
         said = f"The model knows no coordinates: {key!r} was not read."
         return replace(source, messages=(*source.messages, said)), schema
-    if (known or key) in source.parts:  # as cells that were read before have them
-        return source, schema
     # To the model they are what it was trained on, whatever they are called here.
-    name = known or key
+    name = key if like is None else next(iter(like.layout.modalities))
+    if name in source.parts:  # as cells that were read before have them
+        return source, schema
     dims = schema.dims if like is None else like.layout.modalities[name].n_features
     values = _values(source, key)
     if dims is not None and dims > values.shape[1]:

@@ -187,8 +187,10 @@ class Schema:
                 msg = f"Expected coordinates= beside dims={self.dims}; found none. Name an entry of obsm."
                 raise InputError(msg)
             return
-        asked = {"counts": self.counts, "features": self.features}
-        if given := [name for name, value in asked.items() if value is not None]:
+        asked = {"counts": self.counts, "features": self.features, "values": self.values}
+        # What a model was read with says it by modality: no layer, and continuous.
+        said = {name: v.values() if isinstance(v, Mapping) else [v] for name, v in asked.items()}
+        if given := [name for name, each in said.items() if set(each) - {None, "continuous"}]:
             msg = (
                 f"Expected coordinates={self.coordinates!r} alone; found {listing(given)} beside it, which "
                 "choose among features. Leave them out, or coordinates."

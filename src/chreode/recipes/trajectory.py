@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from annotated_types import Interval
+from annotated_types import Interval, MinLen
 
 from chreode.decoders import Linear
 from chreode.dynamics import LocallyLinear, Motion, Perceptron
+from chreode.errors import InputError
 from chreode.events import centre_decoder, learn_factors, start_dynamics
 from chreode.infer import Coordinates, PrincipalComponents
 from chreode.likelihoods import Normal, heads
@@ -32,6 +33,7 @@ __all__ = ["cell_mnn", "flow_matching", "neural_ode"]
 
 Dim = Annotated[int, Interval(ge=1, le=512)] | None
 Width = Annotated[int, Interval(ge=1, le=4096)]
+Widths = Annotated[tuple[Width, ...], MinLen(1)]
 Share = Annotated[float, Interval(ge=0, le=1)]
 Weight = Annotated[float, Interval(ge=0)]
 _USUAL = 10  # principal components of counts
@@ -44,7 +46,7 @@ def cell_mnn(
     layout: Layout,
     *,
     dim: Dim = None,
-    hidden: tuple[Width, ...] = (64, 64),
+    hidden: Widths = (64, 64),
     affine: bool = True,
     bound: Annotated[float, Interval(gt=0)] = 4.0,
     steps: Annotated[int, Interval(ge=0, le=64)] = 2,
@@ -92,7 +94,7 @@ def neural_ode(
     layout: Layout,
     *,
     dim: Dim = None,
-    hidden: tuple[Width, ...] = (64, 64, 64),
+    hidden: Widths = (64, 64, 64),
     steps: Annotated[int, Interval(ge=1, le=64)] = 4,
     decay: Share = 0.1,
     energy: Weight = 0.1,
@@ -122,7 +124,7 @@ def flow_matching(
     layout: Layout,
     *,
     dim: Dim = None,
-    hidden: tuple[Width, ...] = (64, 64, 64),
+    hidden: Widths = (64, 64, 64),
     coupling: Literal["ot", "independent"] = "ot",
     noise: Weight = 0.1,
 ) -> Build:
@@ -162,6 +164,12 @@ def _moving(
     name, modality = next(iter(layout.modalities.items()))
     counted = modality.kind != "continuous"
     as_they_are = dim is None and not counted
+    if dim is not None and dim > modality.n_features:
+        msg = (
+            f"Expected at most as many components as features of {name}, {modality.n_features}; found "
+            f"dim={dim}. Ask for fewer, or for none to take coordinates as they are."
+        )
+        raise InputError(msg)
     d = modality.n_features if as_they_are else dim or min(_USUAL, modality.n_features)
     part: Any = Coordinates(layout) if as_they_are else PrincipalComponents(layout, d)
     heads_ = {"counts": heads["nb"], "binary": heads["bernoulli"], "continuous": _normal}
