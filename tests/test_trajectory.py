@@ -213,7 +213,7 @@ def test_coordinates_are_read_from_a_file_with_nothing_else(tmp_path) -> None:
     other.obsm["X_there"] = other.obsm.pop("X_true")
     again = ch.read(other, coordinates="X_there", like=cells)
     np.testing.assert_array_equal(again.measured["X_true"].numpy(), adata.obsm["X_true"][:, :1])
-    twice = ch.read(adata, like=again)
+    twice = ch.read(adata, coordinates="X_true", like=again)
     np.testing.assert_array_equal(twice.measured["X_true"].numpy(), adata.obsm["X_true"][:, :1])
 
 
