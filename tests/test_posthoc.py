@@ -121,7 +121,7 @@ def test_unknown_levels_and_columns_are_refused(model: FittedModel) -> None:
     cells = tiny()
     with pytest.raises(InputError, match=r"level of 'plate' \(plate 0, plate 1\); found 'typo'. Name one"):
         cells.do(batch="typo")
-    with pytest.raises(InputError, match=r"read \(plate, type, age\); found 'nothing'. Name one"):
+    with pytest.raises(InputError, match=r"read \(plate, type, age, day\); found 'nothing'. Name one"):
         cells.do(nothing="typo")
     with pytest.raises(InputError, match="number for 'age'; found 'old'"):
         cells.do(age="old")

@@ -104,3 +104,12 @@ def test_steps_go_down_and_reach_what_descent_reaches() -> None:
     assert float((energy[-1] - settled).mean()) < 0.1 * float((energy[0] - settled).mean()) + 0.1
     for name, value in model.module.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_without_a_prior_molecules_alone_inform() -> None:
+    cells = ch.read(table(100))
+    model = ch.fit(cells, ch.recipes.autodecoder(dim=3, hidden=(8,)), epochs=10, progress=False)
+    quick = ch.distil(model, epochs=2, progress=False)
+    assert bool(quick.encoders["cell"].informed.max() > 0)
+    codes = quick.project(table(20), refine=3).embedding
+    assert np.isfinite(codes).all()

@@ -67,9 +67,11 @@ def inform(
             for (name, leaf), scores in zip(leaves.items(), told, strict=True):
                 codes = {other: Code(value.detach()) for other, value in leaves.items()} | {name: Code(leaf)}
                 density = model.latents[name].prior(some, model.given(name, codes, some))
-                (slope,) = torch.autograd.grad(density.log_prob(leaf).sum(), leaf)
                 molecules[name] += scores.T @ scores
-                prior[name] += slope.T @ slope
+                log_density = density.log_prob(leaf).sum()
+                if log_density.requires_grad:  # else it is flat, and says nothing of the code
+                    (slope,) = torch.autograd.grad(log_density, leaf)
+                    prior[name] += slope.T @ slope
     for name, encoder in encoders.items():
         encoder.inform(molecules[name] / total.clamp(min=1), prior[name] / len(rows))
 

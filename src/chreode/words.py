@@ -25,7 +25,7 @@ OPTIONS = {
     "values": "--values",
 }
 _VALUE = r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|\{[^}]*\}|\[[^]]*\]|\.\.\.|\w*"""
-_ARGUMENT = re.compile(rf"\bread\([^)]*\)|(?<![\w.-])({'|'.join(OPTIONS)})=({_VALUE})")
+_ARGUMENT = re.compile(rf"\bread\([^)]*\)|(?<!--cells )(?<![\w.-])({'|'.join(OPTIONS)})=({_VALUE})")
 
 
 def many(number: int, one: str, several: str | None = None) -> str:
