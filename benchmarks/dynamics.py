@@ -17,7 +17,6 @@ time left out, at half the number of cells: Wasserstein distances fall with it.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 import warnings
 from itertools import product
@@ -143,11 +142,14 @@ def main() -> None:
         x, t = thinned(*load(name))
         x = x[:, : int(dims or x.shape[1])]
         path = options.folder / f"{'-'.join([name, dims, scale])}-{method.replace(' ', '_')}-{seed}.json"
-        if not path.exists():
-            path.write_text(json.dumps(trial(x, t, method=method, seed=seed, scale=scale or "all")))
+        found = results.kept(
+            path,
+            lambda x=x, t=t, how={"method": method, "seed": seed, "scale": scale or "all"}: trial(
+                x, t, **how
+            ),
+        )
         how = f"{x.shape[1]} coordinates, standardised on {scale or 'all'} times"
-        runs.append({"set": f"{TITLES[name]}, {how}", "method": method, "seed": seed})
-        runs[-1] |= json.loads(path.read_text())
+        runs.append({"set": f"{TITLES[name]}, {how}", "method": method, "seed": seed, **found})
         print(runs[-1], flush=True)
     columns = {
         "w1": "Wasserstein-1",
