@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from chreode.report.canvas import INK, SOFT, canvas, on_top, quiet, sequential
 from chreode.report.draw import best_epoch, curves_of, events_of, graph
 from chreode.report.palette import SEQUENTIAL_LIGHT, UNKNOWN, categorical
 
@@ -24,30 +25,6 @@ __all__ = [
     "nats_against_seconds",
     "training_curves",
 ]
-
-INK, SOFT = "#1e2429", "#59636c"
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=150)
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _quiet(axes: Axes) -> Axes:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#b9bec4")
-    axes.tick_params(colors=SOFT, labelsize=8)
-    return axes
-
-
-def _sequential(*, least: str = SEQUENTIAL_LIGHT[0]) -> Any:
-    from matplotlib.colors import LinearSegmentedColormap
-
-    return LinearSegmentedColormap.from_list("chreode", [least, *SEQUENTIAL_LIGHT[1:]])
 
 
 def training_curves(history: pd.DataFrame) -> Figure:
@@ -69,9 +46,9 @@ def training_curves(history: pd.DataFrame) -> Figure:
     curves, events, kept = curves_of(history), events_of(history), best_epoch(history)
     columns = min(max(len(curves), 1), 3)
     rows = -(-max(len(curves), 1) // columns)
-    figure = _figure(3.2 * columns, 2.3 * rows)
+    figure = canvas(3.2 * columns, 2.3 * rows)
     for i, (name, title, x, y) in enumerate(curves):
-        axes = _quiet(figure.add_subplot(rows, columns, i + 1))
+        axes = quiet(figure.add_subplot(rows, columns, i + 1))
         axes.plot(x, y, color=SEQUENTIAL_LIGHT[4], linewidth=1.5)
         if name == "validation" and kept is not None:
             axes.plot(kept, y[x == kept][0], "o", mfc="white", mec="#d55e00", mew=1.5)
@@ -118,7 +95,7 @@ def embedding(
     'type'
     """
     xy, values = np.asarray(xy), np.asarray(colour)
-    figure = _figure(5.6, 4.4)
+    figure = canvas(5.6, 4.4)
     axes = figure.add_subplot()
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_axis_off()
@@ -130,7 +107,7 @@ def embedding(
     }
     if levels is None and np.issubdtype(values.dtype, np.number):
         order = np.argsort(np.where(np.isnan(values.astype(float)), -np.inf, values), kind="stable")
-        drawn = axes.scatter(*xy[order].T, c=values[order].astype(float), cmap=_sequential(), **dot)
+        drawn = axes.scatter(*xy[order].T, c=values[order].astype(float), cmap=sequential(), **dot)
         figure.colorbar(drawn, ax=axes, shrink=0.6, pad=0.02).ax.tick_params(labelsize=8, colors=SOFT)
     else:
         _categories(axes, xy, values, levels, names=names, dot=dot)
@@ -159,21 +136,13 @@ def _categories(
         here = xy[codes == k]
         axes.scatter([], [], s=24, color=table[k], label=f"{shown[k]} ({len(here):,})")
         if names:
-            _on_top(axes, np.median(here, axis=0), shown[k])
+            on_top(axes, np.median(here, axis=0), shown[k])
     if (codes < 0).any():
         axes.scatter([], [], s=24, color=UNKNOWN, label=f"unknown ({int((codes < 0).sum()):,})")
     columns = 1 + len(shown) // 21
     axes.legend(
         loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=7, ncols=columns, labelcolor=INK
     )
-
-
-def _on_top(axes: Axes, spot: np.ndarray, text: str) -> None:
-    from matplotlib.patheffects import withStroke
-
-    halo = [withStroke(linewidth=2.2, foreground="white")]
-    x, y = spot
-    axes.text(x, y, text, ha="center", va="center", fontsize=8, color=INK, weight="bold", path_effects=halo)
 
 
 def component_table(table: pd.DataFrame) -> Figure:
@@ -193,9 +162,9 @@ def component_table(table: pd.DataFrame) -> Figure:
     """
     counts = table.to_numpy()
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    figure = _figure(1.6 + 0.55 * counts.shape[1], 1.4 + 0.3 * counts.shape[0])
-    axes = _quiet(figure.add_subplot())
-    axes.imshow(share, cmap=_sequential(least="#ffffff"), vmin=0, vmax=1, aspect="auto")
+    figure = canvas(1.6 + 0.55 * counts.shape[1], 1.4 + 0.3 * counts.shape[0])
+    axes = quiet(figure.add_subplot())
+    axes.imshow(share, cmap=sequential(least="#ffffff"), vmin=0, vmax=1, aspect="auto")
     for i, j in zip(*np.nonzero(counts), strict=True):
         ink = "white" if share[i, j] > 0.45 else INK
         axes.text(j, i, f"{counts[i, j]:,}", ha="center", va="center", fontsize=7, color=ink)
@@ -227,11 +196,11 @@ def markers(table: pd.DataFrame, *, names: Sequence[str] = ()) -> Figure:
     columns = min(max(len(groups), 1), 4)
     rows = -(-max(len(groups), 1) // columns)
     longest = max((len(part) for _, part in groups), default=1)
-    figure = _figure(2.3 * columns, rows * (0.5 + 0.17 * longest))
+    figure = canvas(2.3 * columns, rows * (0.5 + 0.17 * longest))
     widest = float(table["log2_fold_change"].max()) if len(table) else 1.0
     colours = categorical(max((k for k, _ in groups), default=0) + 1)
     for i, (k, part) in enumerate(groups):
-        axes = _quiet(figure.add_subplot(rows, columns, i + 1))
+        axes = quiet(figure.add_subplot(rows, columns, i + 1))
         axes.barh(range(len(part)), part["log2_fold_change"], color=colours[k], alpha=0.75)
         axes.set_yticks(range(len(part)), list(part["name"]))
         axes.set_ylim(longest - 0.4, -0.6)
@@ -277,7 +246,7 @@ def component_graph(
     drawn = graph(
         np.asarray(share), np.asarray(sizes), np.asarray(places), hints=hints, names=names, least=least
     )
-    figure = _figure(6.4, 4.4)
+    figure = canvas(6.4, 4.4)
     axes = figure.add_subplot()
     axes.set_axis_off()
     axes.set_xlim(0, drawn["width"])
@@ -291,7 +260,7 @@ def component_graph(
     for node in drawn["nodes"]:
         spot = (node["x"], node["y"])
         axes.add_patch(Circle(spot, node["r"], color=node["colour"], zorder=2))
-        _on_top(axes, np.array(spot), node["inside"])
+        on_top(axes, np.array(spot), node["inside"])
         if node["below"]:
             below = node["y"] + node["r"] + 12
             axes.text(node["x"], below, node["below"], ha="center", va="center", fontsize=7, color=SOFT)
@@ -321,8 +290,8 @@ def nats_against_seconds(
     >>> [line.get_label() for line in figure.axes[0].lines]
     ['scdgd', 'mean profile']
     """
-    figure = _figure(5.2, 3.4)
-    axes = _quiet(figure.add_subplot())
+    figure = canvas(5.2, 3.4)
+    axes = quiet(figure.add_subplot())
     for (name, curve), colour in zip(curves.items(), categorical(len(curves)), strict=True):
         seconds, nats = (curve[c].to_numpy(dtype=float, na_value=np.nan) for c in ("seconds", "validation"))
         ok = np.isfinite(seconds) & np.isfinite(nats)
