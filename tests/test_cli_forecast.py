@@ -171,6 +171,16 @@ def test_expected_values_go_into_x(run):
     np.testing.assert_array_equal(there.X, ch.load(run).forecast(to=2, expected=True))
 
 
+def test_what_is_knocked_out_stays_at_zero(run):
+    there = written(run, "--to", 2, "--knock-out", "X_pca 1", "--knock-out", "X_pca 3")
+    assert (run / "forecasts/2_without_X_pca_1_without_X_pca_3.h5ad").is_file()
+    held = ch.load(run).forecast(to=2, knock_out=["X_pca 1", "X_pca 3"])
+    np.testing.assert_array_equal(there.obsm["X_cell_mnn"], held)
+    np.testing.assert_allclose(held[:, [0, 2]], 0, atol=1e-5)
+    said = refused("forecast", run, "--to", 2, "--knock-out", "X_pca_1")
+    assert "found 'X_pca_1'. Did you mean 'X_pca 1'" in said
+
+
 def test_a_file_that_is_there_is_replaced_only_when_told(run):
     first = written(run, "--to", 1.5, "--out", "there.h5ad")
     assert "add --overwrite" in refused("forecast", run, "--to", 2, "--out", "there.h5ad")

@@ -202,6 +202,10 @@ def forecast(
         Path | None,
         typer.Option(metavar="NEW.h5ad", help="The h5ad file to write; in DIR/forecasts by default."),
     ] = None,
+    knock_out: Annotated[
+        list[str] | None,
+        typer.Option("--knock-out", metavar="GENE", help="Held at 0 on the way; may be given again."),
+    ] = None,
     expected: Annotated[
         bool, typer.Option("--expected", help="Write into X what the model expects of the features there.")
     ] = False,
@@ -216,4 +220,4 @@ def forecast(
 
     reading = {"counts": by_modality(counts), "batch": batch, "time": time, "coordinates": coordinates}
     how = {"source": source, "expected": expected, "overwrite": overwrite, "reading": reading}
-    return partial(commands.forecast, run, out, to=to, **how)
+    return partial(commands.forecast, run, out, to=to, knock_out=knock_out or (), **how)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ import chreode.recipes  # noqa: F401  (registers chreode's own)
 from chreode.errors import InputError
 from chreode.evaluate.labels import write_labels
 from chreode.folder import fitted_cells, fresh_file, model_folder, new_folder
-from chreode.forecast import asked, before, decoded, trajectories
+from chreode.forecast import asked, before, clamped, decoded, trajectories
 from chreode.interpret.markers import markers
 from chreode.io.annotate import annotated_copy, annotated_suffix
 from chreode.io.read import read
@@ -157,6 +158,7 @@ def forecast(
     *,
     to: float,
     source: Path | None,
+    knock_out: Sequence[str],
     expected: bool,
     overwrite: bool,
     reading: Mapping[str, Any],
@@ -168,11 +170,13 @@ def forecast(
     folder
         Of a finished run.
     out
-        The h5ad file to write; None is ``forecasts/TIME.h5ad`` in the folder.
+        The h5ad file to write; None is ``forecasts/TIME.h5ad`` in the folder, with what is knocked out.
     to
         The time.
     source
         The cells that set out; None takes the fitted ones of the last measured time before.
+    knock_out
+        Features that are held at 0.
     expected
         Whether what the model expects of the features goes into ``X``.
     overwrite
@@ -182,7 +186,9 @@ def forecast(
     """
     model = load(model_folder(folder)[0])
     progress = sys.stderr.isatty()
-    out = out or folder.expanduser() / "forecasts" / f"{to:g}.h5ad"
+    name = "_without_".join([f"{to:g}", *(re.sub(r"[^\w.-]", "_", feature) for feature in knock_out)])
+    out = out or folder.expanduser() / "forecasts" / f"{name}.h5ad"
+    clamp = clamped(model.embedded, knock_out)
     with fresh_file(out, suffix=".h5ad", overwrite=overwrite) as beside:
         if source is None:
             start, which = model.embedded, before(model.embedded, to)
@@ -195,7 +201,7 @@ def forecast(
                 sep="\n",
             )
             start, which = model.project(cells, progress=progress), None
-        codes = trajectories(start, [to], which=which, progress=progress)
+        codes = trajectories(start, [to], which=which, clamp=clamp, progress=progress)
         values = decoded(model.embedded, codes)[0] if expected else None
         there = _at_time(start, slice(None) if which is None else which, codes[0], values, to=to)
         there.write_h5ad(beside, compression="gzip")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from chreode.cells import Cells, Reading
     from chreode.evaluate.outliers import Reference
+    from chreode.forecast import KnockOut
     from chreode.infer.distilled import DistilledEncoder
     from chreode.layout import Layout
     from chreode.model import LatentModel
@@ -122,9 +123,18 @@ class FittedModel:
         return self.embed(cells, trained=np.zeros(len(cells), dtype=bool), codes=codes)
 
     def forecast(
-        self, source: Any = None, *, to: float, expected: bool = False, progress: bool = False
+        self,
+        source: Any = None,
+        *,
+        to: float,
+        knock_out: KnockOut = (),
+        expected: bool = False,
+        progress: bool = False,
     ) -> np.ndarray:
         """Where cells are at another time, by the dynamics of the model.
+
+        A feature that is knocked out stays at its value: a coordinate itself; of principal components, the
+        code sets out at the nearest one at which they expect the value, and moves among such codes only.
 
         Parameters
         ----------
@@ -133,6 +143,9 @@ class FittedModel:
             cells of the last measured time before ``to``, in their order.
         to
             The time: between measured ones or beyond the last, not before the first.
+        knock_out
+            Features held at 0, ``"GATA1"`` or several; or at values, ``{"GATA1": 1.5}``, in the units of what
+            was read (of counts, ``log1p`` of their share times 10,000).
         expected
             Whether to decode what is found: values of the features (proportions, of counts) and not codes.
         progress
@@ -145,13 +158,15 @@ class FittedModel:
         Raises
         ------
         InputError
-            For a model without dynamics, a time before the first, or cells without times.
+            For a model without dynamics, a time before the first, cells without times, or features to knock
+            out that the model does not know or cannot hold.
         """
         from chreode.forecast import before
 
         which = before(self.embedded, to) if source is None else None
         source = self.embedded if source is None else source
-        return self._paths(source, [to], which=which, expected=expected, progress=progress)[0]
+        how: Any = {"knock_out": knock_out, "expected": expected, "progress": progress}
+        return self._paths(source, [to], which=which, **how)[0]
 
     def fates(self, source: Any = None, **how: Any) -> pd.DataFrame:
         """How probable it is that each cell ends near each label; `chreode.fates` has the arguments."""
@@ -160,7 +175,13 @@ class FittedModel:
         return fates(self, source, **how)
 
     def trajectories(
-        self, source: Any, times: Sequence[float], *, expected: bool = False, progress: bool = False
+        self,
+        source: Any,
+        times: Sequence[float],
+        *,
+        knock_out: KnockOut = (),
+        expected: bool = False,
+        progress: bool = False,
     ) -> np.ndarray:
         """Where cells are at each of some times, every cell from its own time on; as `forecast`.
 
@@ -168,7 +189,7 @@ class FittedModel:
         -------
         Codes, ``k x n x d`` for ``k`` times, or expected values, ``k x n x g``.
         """
-        return self._paths(source, times, expected=expected, progress=progress)
+        return self._paths(source, times, knock_out=knock_out, expected=expected, progress=progress)
 
     def _paths(
         self,
@@ -176,14 +197,16 @@ class FittedModel:
         times: Sequence[float],
         *,
         which: np.ndarray | None = None,
+        knock_out: KnockOut,
         expected: bool,
         progress: bool,
     ) -> np.ndarray:
-        from chreode.forecast import asked, decoded, trajectories
+        from chreode.forecast import asked, clamped, decoded, trajectories
 
-        asked(self.embedded, times)  # refuses times before cells are read
+        asked(self.embedded, times)  # refuses times, as the next features, before cells are read
+        clamp = clamped(self.embedded, knock_out)
         embedded = source if isinstance(source, Embedded) else self.project(source, progress=progress)
-        codes = trajectories(embedded, times, which=which, progress=progress)
+        codes = trajectories(embedded, times, which=which, clamp=clamp, progress=progress)
         return decoded(self.embedded, codes) if expected else codes
 
     def predict_labels(self, source: Any = None, *, seed: int = 0, progress: bool = False) -> pd.DataFrame:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from chreode.axes import Bool, Float, Tensor
+from chreode.dynamics.clamp import Clamp
 from chreode.errors import InputError
+from chreode.io.schema import listing
 from chreode.words import many
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from chreode.dynamics import Motion
     from chreode.embedded import Embedded
 
-__all__ = ["asked", "before", "decoded", "motion_of", "trajectories"]
+__all__ = ["KnockOut", "asked", "before", "clamped", "decoded", "motion_of", "trajectories"]
+
+KnockOut = str | Sequence[str] | Mapping[str, float]
+"""Names of features that are held at 0, or the value of each by name."""
 
 _CELLS = 4096  # moved at a time
 _OPERATORS = 1 << 24  # entries of their operators, at most
@@ -85,6 +89,7 @@ def trajectories(
     times: Sequence[float],
     *,
     which: Bool[np.ndarray, " n"] | None = None,
+    clamp: Clamp | None = None,
     progress: bool = False,
 ) -> Float[np.ndarray, "k m d"]:
     """Codes of cells at each of some times, every cell from its own time on (or back).
@@ -97,6 +102,8 @@ def trajectories(
         In any order, none before the first measured one.
     which
         Which of the cells; None for all.
+    clamp
+        What features are held at, see `clamped`.
     progress
         Whether to show a bar.
 
@@ -120,11 +127,61 @@ def trajectories(
         z, now = codes[here], start[here]
         for k in order:
             then = torch.full_like(now, float(wanted[k]))
-            moved = motion(z, now, then)
+            moved = motion(z, now, then, clamp=clamp)
             found[k, here] = moved.cpu().numpy()
             # An operator that is taken once is that of where the cell set out.
             z, now = (z, now) if motion.once else (moved, then)
     return found
+
+
+def clamped(embedded: Embedded, knock_out: KnockOut) -> Clamp | None:
+    r"""The states at which features have the values that they are held at; None of no features.
+
+    .. math:: \bar x_j + L_j z = v_j
+
+    with ``L`` the loadings of the features on codes: of coordinates the features themselves, of principal
+    components the axes, in whose units (log-normalised, of counts) the values are.
+
+    Parameters
+    ----------
+    embedded
+        Cells of the model.
+    knock_out
+        Names of features, held at 0; or the value of each by name.
+
+    Raises
+    ------
+    InputError
+        For a feature that the model does not know, a value that is not a finite number, or features that
+        the codes cannot hold apart, or not at all.
+    """
+    motion_of(embedded)
+    if not knock_out:
+        return None
+    named = [knock_out] if isinstance(knock_out, str) else knock_out
+    held: dict[str, Any] = {**named} if isinstance(named, Mapping) else dict.fromkeys(named, 0.0)
+    modality = embedded.modality(None)
+    columns: Any = embedded.columns(modality, list(held))
+    line = embedded.module.latents[embedded.code].infer.linear(modality)
+    rows = line.weight[columns]
+    # Of a feature that hardly any code moves, the others would be moved without end.
+    least = 1e-3 * float(line.weight.norm(dim=1).max())
+    if int(torch.linalg.matrix_rank(rows.double(), atol=least, rtol=0)) < len(rows):
+        msg = (
+            f"Expected features that {many(rows.shape[1], 'coordinate')} can hold; found "
+            f"{listing(list(held))}, which these hardly tell apart, or from nothing. Hold fewer, or fit more "
+            "components (dim=)."
+        )
+        raise InputError(msg)
+    return Clamp(rows, torch.tensor(_finite(held), dtype=rows.dtype) - line.mean[columns])
+
+
+def _finite(held: Mapping[str, float]) -> list[float]:
+    for name, value in held.items():
+        if not isinstance(value, (int, float)) or not np.isfinite(value):
+            msg = f"Expected a finite number that {name!r} is held at; found {value!r}. Give one, such as 0."
+            raise InputError(msg)
+    return [float(value) for value in held.values()]
 
 
 @torch.no_grad()

@@ -8,10 +8,12 @@ import torch
 from torch import nn
 
 from chreode.axes import Float, Tensor
+from chreode.dynamics.clamp import Clamped
 from chreode.dynamics.solve import exponential, rk4
 from chreode.errors import InputError
 
 if TYPE_CHECKING:
+    from chreode.dynamics.clamp import Clamp
     from chreode.layout import Layout
 
 __all__ = ["Motion"]
@@ -30,7 +32,8 @@ class Motion(nn.Module):
     layout
         Whose times are followed.
     field
-        ``field(u, s) -> velocity`` in these units; with an ``operator`` it is solved by exponentials.
+        ``field(u, s) -> velocity`` in these units; with an ``operator`` it is solved by exponentials, with a
+        ``begin(u, zero)`` it is shown the states of the cells that train, and that of a code of 0.
     dim
         Of the codes.
     steps
@@ -70,7 +73,10 @@ class Motion(nn.Module):
         self.centre.copy_(codes.mean(0))
         self.scale.copy_(codes.var(0, correction=0).mean().sqrt().clamp_min(1e-8))
         # Where codes differ some lie further out than 1; where none do the reach must not be 0.
-        self.field.reach.fill_(max(1.0, float(self.inside(codes).norm(dim=1).max())))
+        u = self.inside(codes)
+        self.field.reach.fill_(max(1.0, float(u.norm(dim=1).max())))
+        if hasattr(self.field, "begin"):
+            self.field.begin(u, zero=self.inside(torch.zeros_like(codes[0])))
 
     def inside(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Codes in the field's units."""
@@ -81,31 +87,46 @@ class Motion(nn.Module):
         return (t - self.times[0]) / self.interval
 
     def move(
-        self, u: Float[Tensor, "n d"], start: Float[Tensor, " n"], end: Float[Tensor, " n"]
+        self,
+        u: Float[Tensor, "n d"],
+        start: Float[Tensor, " n"],
+        end: Float[Tensor, " n"],
+        *,
+        clamp: Clamp | None = None,
     ) -> Float[Tensor, "n d"]:
-        """States in the field's units at a later (or earlier) time in its own."""
+        """States in the field's units at a later (or earlier) time in its own, clamped or free."""
+        field = self.field if clamp is None else Clamped(self.field, clamp)
         # Each cell takes the steps that its own way needs, whatever way others in its company have.
         needed = ((end - start).abs() * self.steps).ceil().clamp_min(1)
         found = u
         for steps in needed.unique().tolist():
             here = needed == steps
-            moved = self._solve(u[here], start[here], end[here], int(steps))
+            moved = self._solve(field, u[here], start[here], end[here], int(steps))
             found = moved if len(moved) == len(u) else found.index_put((here,), moved)
         return found
 
-    def _solve(self, u: Tensor, start: Tensor, end: Tensor, steps: int) -> Tensor:
-        operator = getattr(self.field, "operator", None)
+    def _solve(self, field: Any, u: Tensor, start: Tensor, end: Tensor, steps: int) -> Tensor:
+        operator = getattr(field, "operator", None)
         if operator is None:
-            return rk4(self.field, u, start, end, steps=steps)
+            return rk4(field, u, start, end, steps=steps)
         if self.once:
             return exponential(operator, u, start, end)
         return exponential(operator, u, start, end, steps=steps, midpoint=True)
 
     def forward(
-        self, z: Float[Tensor, "n d"], start: Float[Tensor, " n"], end: Float[Tensor, " n"]
+        self,
+        z: Float[Tensor, "n d"],
+        start: Float[Tensor, " n"],
+        end: Float[Tensor, " n"],
+        *,
+        clamp: Clamp | None = None,
     ) -> Float[Tensor, "n d"]:
-        """Codes that were ``z`` at ``start``, at ``end``."""
-        return self.move(self.inside(z), self.clock(start), self.clock(end)) * self.scale + self.centre
+        """Codes that were ``z`` at ``start``, at ``end``; of a clamp, the nearest ones that it allows."""
+        u = self.inside(z)
+        if clamp is not None:
+            clamp = clamp.within(self.centre, self.scale)
+            u = clamp.nearest(u)
+        return self.move(u, self.clock(start), self.clock(end), clamp=clamp) * self.scale + self.centre
 
     def velocity(self, z: Float[Tensor, "n d"], t: Float[Tensor, " n"]) -> Float[Tensor, "n d"]:
         """``dz/dt``, in units of the code per unit of time."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chreode.errors import InputError
-from chreode.forecast import motion_of, trajectories
+from chreode.forecast import KnockOut, clamped, motion_of, trajectories
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +22,7 @@ def fates(
     labels: str | None = None,
     to: float | None = None,
     neighbours: int = 30,
+    knock_out: KnockOut = (),
     progress: bool = False,
 ) -> pd.DataFrame:
     """How probable it is that each cell ends near each label.
@@ -42,6 +43,8 @@ def fates(
         A measured time.
     neighbours
         How many nearest cells.
+    knock_out
+        Features held at 0, or at values, on the way; as of ``model.forecast``.
     progress
         Whether to show a bar.
 
@@ -59,7 +62,7 @@ def fates(
     import pandas as pd
     from sklearn.neighbors import NearestNeighbors
 
-    times = motion_of(model.embedded).times
+    times, clamp = motion_of(model.embedded).times, clamped(model.embedded, knock_out)
     to = times[-1] if to is None else to
     if to not in times:
         known = ", ".join(f"{t:g}" for t in times)
@@ -79,7 +82,7 @@ def fates(
         msg = f"Expected cells of time {to:g} with a label; found none. Choose another time, or other labels."
         raise InputError(msg)
     embedded = model.embedded if source is None else model.project(source, progress=progress)
-    arrived = trajectories(embedded, [to], progress=progress)[0]
+    arrived = trajectories(embedded, [to], clamp=clamp, progress=progress)[0]
     nearest = NearestNeighbors(n_neighbors=min(neighbours, int(there.sum())))
     _, near = nearest.fit(model.embedded.embedding[there]).kneighbors(arrived)
     levels = np.unique(known_labels[there].astype(str))
