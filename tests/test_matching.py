@@ -8,7 +8,8 @@ import torch
 from scipy import stats
 from sklearn.metrics.pairwise import laplacian_kernel
 
-from chreode.dynamics.matching import interpolate, mmd, pairs
+from chreode.dynamics.coupling import interpolate, pairs
+from chreode.dynamics.matching import mmd
 from chreode.evaluate.transport import energy_distance, variance_ratio, wasserstein
 
 

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from chreode.dynamics.matching import mmd, pairs
+from chreode.dynamics.coupling import pairs
+from chreode.dynamics.matching import mmd
 from chreode.objective import Term
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from chreode.axes import Tensor
-    from chreode.dynamics.matching import Coupling
+    from chreode.dynamics.coupling import Coupling
     from chreode.model import LatentModel, Trace
 
 __all__ = ["flow_matching", "kinetic", "marginals"]

@@ -1,11 +1,14 @@
 """How cells move in time: fields, their solution, and what is matched to observed snapshots."""
 
+from chreode.dynamics.clamp import Clamp
+from chreode.dynamics.coupling import interpolate, pairs, transport
 from chreode.dynamics.fields import LocallyLinear, Perceptron
-from chreode.dynamics.matching import interpolate, mmd, pairs
+from chreode.dynamics.matching import mmd, sinkhorn
 from chreode.dynamics.motion import Motion
 from chreode.dynamics.solve import dormand_prince, exponential, rk4
 
 __all__ = [
+    "Clamp",
     "LocallyLinear",
     "Motion",
     "Perceptron",
@@ -15,4 +18,6 @@ __all__ = [
     "mmd",
     "pairs",
     "rk4",
+    "sinkhorn",
+    "transport",
 ]

@@ -1,24 +1,26 @@
-"""How far predicted cells are from those observed, and which cell may become which."""
+"""How far predicted cells are from those observed."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
-from chreode.axes import Float, Int, Tensor
+from chreode.axes import Float, Tensor
+from chreode.dynamics.entropic import own_potential, potentials, softmin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Coupling", "interpolate", "mmd", "pairs"]
-
-Coupling = Literal["independent", "ot"]
+__all__ = ["mmd", "shares", "sinkhorn"]
 
 
 def mmd(
-    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], *, widths: Sequence[float] = (1.0,)
+    x: Float[Tensor, "n d"],
+    y: Float[Tensor, "m d"],
+    *,
+    widths: Sequence[float] = (1.0,),
+    weights: Float[Tensor, " n"] | None = None,
 ) -> Float[Tensor, ""]:
     r"""Squared maximum mean discrepancy between two samples under Laplace kernels, summed over their widths.
 
@@ -33,93 +35,85 @@ def mmd(
         The samples.
     widths
         :math:`\sigma`, above 0, in units of the coordinates.
+    weights
+        How much each cell of x counts, above 0; None for all the same.
 
     References
     ----------
     Gretton et al. (2012), *A kernel two-sample test*, JMLR 13.
     """
-    d = x.shape[1]
+    d, a, b = x.shape[1], shares(x, weights), shares(y)
 
-    def mean(u: Tensor, v: Tensor) -> Tensor:
+    def mean(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
         far = torch.cdist(u, v, p=1) / d
-        return torch.stack([torch.exp(-far / width).mean() for width in widths]).sum()
+        return torch.stack([a @ torch.exp(-far / width) @ b for width in widths]).sum()
 
-    return mean(x, x) + mean(y, y) - 2 * mean(x, y)
+    return mean(x, x, a, a) + mean(y, y, b, b) - 2 * mean(x, y, a, b)
 
 
-def pairs(
+def sinkhorn(
     x: Float[Tensor, "n d"],
     y: Float[Tensor, "m d"],
     *,
-    coupling: Coupling,
-    generator: torch.Generator | None = None,
-) -> tuple[Int[Tensor, " p"], Int[Tensor, " p"]]:
-    """Positions of cells that are taken to be the same cell earlier and later, as many as the larger sample.
+    epsilon: float = 0.05,
+    weights: Float[Tensor, " n"] | None = None,
+) -> Float[Tensor, ""]:
+    r"""Sinkhorn divergence between two samples: entropic transport, less what blurs it.
+
+    .. math:: W_\epsilon(x, y) - \tfrac12 W_\epsilon(x, x) - \tfrac12 W_\epsilon(y, y), \qquad
+              W_\epsilon = \min_P \langle C, P \rangle + \epsilon s\,\mathrm{KL}(P \,\|\, a b^\top)
+
+    with squared distances C. It is 0 for equal samples and never negative; for small :math:`\epsilon` it is
+    the squared Wasserstein-2 distance, for large ones the squared distance of the means.
 
     Parameters
     ----------
     x, y
-        Samples of two times.
-    coupling
-        ``independent``: any with any; ``ot``: drawn from the plan of least mean squared distance.
-    generator
-        Of the draw; None for torch's own.
-    """
-    n, m = len(x), len(y)
-    many = max(n, m)
-    if coupling == "independent":
-        return tuple(  # type: ignore[return-value]
-            torch.randint(size, (many,), generator=generator) for size in (n, m)
-        )
-    cost = torch.cdist(x.double(), y.double()).square().cpu().numpy()
-    plan = _plan(x, y, cost)
-    rows, columns = plan.nonzero()
-    chosen = torch.multinomial(
-        torch.from_numpy(plan[rows, columns]), many, replacement=True, generator=generator
-    )
-    return torch.from_numpy(rows)[chosen], torch.from_numpy(columns)[chosen]
+        The samples.
+    epsilon
+        Above 0, in units of the scale s: the mean squared distance between two cells of y.
+    weights
+        How much each cell of x counts, above 0; None for all the same.
 
-
-def interpolate(
-    before: Float[np.ndarray, "n d"],
-    after: Float[np.ndarray, "m d"],
-    *,
-    share: float,
-    seed: int = 0,
-) -> Float[np.ndarray, "n d"]:
-    r"""Cells of one time on their way to a later one, by optimal transport alone; nothing is trained.
-
-    .. math:: z_i + s\,(z'_{j(i)} - z_i), \qquad j(i) \sim \pi_{i \cdot}
-
-    with :math:`\pi` the plan of least mean distance between both samples, whole.
-
-    Parameters
+    References
     ----------
-    before, after
-        Samples of two times.
-    share
-        :math:`s`, of the time between them.
-    seed
-        Of the draw of partners.
+    Feydy et al. (2019), doi:10.48550/arXiv.1810.08278.
 
     Examples
     --------
-    >>> interpolate(np.array([[0.0], [5.0]]), np.array([[7.0], [1.0]]), share=0.5).ravel().tolist()
-    [0.5, 6.0]
+    >>> x = torch.tensor([[0.0], [1.0]])
+    >>> sinkhorn(x, x + 3).round(decimals=3)
+    tensor(9.)
     """
-    import ot
+    a, b = shares(x, weights), shares(y)
+    cost = _squares(x, y)
+    # A single cell has no scale of its own.
+    spread = 2 * y.detach().var(0, correction=0).sum()
+    scale = float(spread) or float(cost.detach().mean()) or 1.0
+    width = epsilon * scale
+    _, g = potentials(cost.detach(), weights=(a, b), epsilon=width, tolerance=1e-3)
+    return _least(cost, (a, b), g, width) - (_own(x, a, width) + _own(y, b, width)) / 2
 
-    plan = _plan(before, after, ot.dist(before, after, metric="euclidean"))
-    chance = plan / plan.sum(1, keepdims=True)
-    drawn = np.random.default_rng(seed).random((len(before), 1))
-    partner = (chance.cumsum(1) < drawn).sum(1).clip(max=len(after) - 1)
-    return before + share * (after[partner] - before)
+
+def shares(x: Float[Tensor, "n d"], weights: Float[Tensor, " n"] | None = None) -> Float[Tensor, " n"]:
+    """What share each cell of a sample has, from weights or the same for all."""
+    if weights is None:
+        return x.new_full((len(x),), 1 / len(x))
+    return (weights / weights.sum()).to(x)
 
 
-def _plan(x: Any, y: Any, cost: Any) -> np.ndarray:
-    """The plan of least cost between two samples whose cells weigh the same."""
-    import ot
+def _least(cost: Tensor, weights: tuple[Tensor, Tensor], g: Tensor, epsilon: float) -> Tensor:
+    """The least of entropic transport, given a potential; its gradient is that of the cost under the plan."""
+    a, b = weights
+    return a @ softmin(cost, g, b, epsilon) + b @ g
 
-    a, b = (np.full(len(sample), 1 / len(sample)) for sample in (x, y))
-    plan: Any = ot.emd(a, b, np.asarray(cost, dtype=np.float64), numItermax=10**7)
-    return np.asarray(plan)
+
+def _own(x: Tensor, a: Tensor, epsilon: float) -> Tensor:
+    """What entropic transport of a sample to itself costs."""
+    cost = _squares(x, x)
+    return _least(cost, (a, a), own_potential(cost.detach(), weights=a, epsilon=epsilon), epsilon)
+
+
+def _squares(x: Tensor, y: Tensor) -> Tensor:
+    """Squared distances, whose gradient is finite where they are 0."""
+    return (x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T).clamp_min(0)
