@@ -8,10 +8,9 @@ import torch
 
 from chreode.axes import Float, Tensor
 from chreode.csr import CSR
-from chreode.memory import cells_at_a_time, kept_memory
+from chreode.memory import cells_at_a_time
 from chreode.parts import Code
-from chreode.settle import frozen
-from chreode.threads import threads_for
+from chreode.settle import by_chunks, frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,37 +42,49 @@ def inform(
               P = \\frac1n \\sum_i h_i h_i^T, \\quad h_i = \\nabla_z \\log p(z_i)
     """
     rows = torch.randperm(len(cells), generator=generator)[:_ENOUGH]
-    chunk = cells_at_a_time(cells.layout.width)
-    molecules = {
-        name: torch.zeros(encoder.widths[-1], encoder.widths[-1]) for name, encoder in encoders.items()
-    }
-    prior = {name: torch.zeros_like(sums) for name, sums in molecules.items()}
+    widths = {name: encoder.widths[-1] for name, encoder in encoders.items()}
+    molecules, prior = ({name: torch.zeros(d, d) for name, d in widths.items()} for _ in range(2))
     total = torch.zeros(())
     with frozen(model), torch.enable_grad():
-        for some in (cells[part] for part in rows.split(chunk)):
-            leaves = {
+        for part in rows.split(cells_at_a_time(cells.layout.width)):
+            some = cells[part]
+            codes = {
                 name: encoder.encoder(some).z.detach().requires_grad_() for name, encoder in encoders.items()
             }
-            trace = model.trace(leaves, some)
-            log_prob = torch.zeros(())
-            for modality, observed in trace.observed.items():
-                drawn: CSR | Tensor = observed.sample(generator)
-                drawn = (
-                    CSR.of(drawn.cpu()).to(some.device) if isinstance(some.measured[modality], CSR) else drawn
-                )
-                log_prob = log_prob + observed.log_prob(drawn).sum()
-                total += some.size[modality].sum()
-            told = torch.autograd.grad(log_prob, list(leaves.values()), retain_graph=True)
-            for (name, leaf), scores in zip(leaves.items(), told, strict=True):
-                codes = {other: Code(value.detach()) for other, value in leaves.items()} | {name: Code(leaf)}
-                density = model.latents[name].prior(some, model.given(name, codes, some))
-                molecules[name] += scores.T @ scores
-                log_density = density.log_prob(leaf).sum()
-                if log_density.requires_grad:  # else it is flat, and says nothing of the code
-                    (slope,) = torch.autograd.grad(log_density, leaf)
-                    prior[name] += slope.T @ slope
+            total += torch.stack([some.size[modality].sum() for modality in some.layout.modalities]).sum()
+            for sums, slopes in (
+                (molecules, _drawn_slopes(model, some, codes, generator)),
+                (prior, _prior_slopes(model, some, codes)),
+            ):
+                for name, slope in slopes.items():
+                    sums[name] += slope.T @ slope
     for name, encoder in encoders.items():
         encoder.inform(molecules[name] / total.clamp(min=1), prior[name] / len(rows))
+
+
+def _drawn_slopes(
+    model: LatentModel, cells: Cells, codes: Mapping[str, Tensor], generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Gradients of the log-likelihood of counts that are drawn from the model itself, by latent."""
+    log_prob = torch.zeros(())
+    for modality, observed in model.trace(dict(codes), cells).observed.items():
+        drawn: CSR | Tensor = observed.sample(generator)
+        if isinstance(cells.measured[modality], CSR):
+            drawn = CSR.of(drawn.cpu()).to(cells.device)
+        log_prob = log_prob + observed.log_prob(drawn).sum()
+    return dict(zip(codes, torch.autograd.grad(log_prob, list(codes.values())), strict=True))
+
+
+def _prior_slopes(model: LatentModel, cells: Cells, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Gradients of the log prior of each latent by its own code, the others' given."""
+    found = {}
+    for name, leaf in codes.items():
+        others = {other: Code(value.detach()) for other, value in codes.items()} | {name: Code(leaf)}
+        density = model.latents[name].prior(cells, model.given(name, others, cells))
+        log_density = density.log_prob(leaf).sum()
+        if log_density.requires_grad:  # else it is flat, and says nothing of the code
+            (found[name],) = torch.autograd.grad(log_density, leaf)
+    return found
 
 
 def score(
@@ -107,16 +118,12 @@ def score(
     show
         What a progress bar says; None shows none.
     """
-    from tqdm.auto import tqdm
+
+    def scored(some: Cells, begin: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+        return _scored(model, some, encoders, begin or {}, steps)
 
     chunk = cells_at_a_time(cells.layout.width)
-    found: dict[str, list[Tensor]] = {name: [] for name in start}
-    with frozen(model), threads_for(min(chunk, len(cells)) * cells.layout.width), kept_memory():
-        for at in tqdm(range(0, len(cells), chunk), desc=show, disable=show is None, unit="chunk"):
-            begin = {name: value[at : at + chunk] for name, value in start.items()}
-            for name, value in _scored(model, cells[slice(at, at + chunk)], encoders, begin, steps).items():
-                found[name].append(value)
-    return {name: torch.cat(parts) if parts else start[name] for name, parts in found.items()}
+    return by_chunks(model, cells, scored, start=start, chunk=chunk, show=show)
 
 
 def _scored(

@@ -13,12 +13,12 @@ from chreode.parts import Code
 from chreode.threads import threads_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from chreode.cells import Cells
     from chreode.model import LatentModel
 
-__all__ = ["at_modes", "best_start", "encoded", "frozen", "infer_codes", "settle"]
+__all__ = ["at_modes", "best_start", "by_chunks", "encoded", "frozen", "infer_codes", "settle"]
 
 
 @contextmanager
@@ -200,18 +200,49 @@ def infer_codes(
     show
         What a progress bar says; None shows none.
     """
+    chunk = chunk or cells_at_a_time(cells.layout.width)
+
+    def settled(some: Cells, begin: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+        begin = best_start(model, some) if begin is None else begin
+        return settle(model, some, begin, steps=steps, lr=lr, encoded=encoded)
+
+    return by_chunks(model, cells, settled, start=start, chunk=chunk, show=show)
+
+
+def by_chunks(
+    model: LatentModel,
+    cells: Cells,
+    find: Callable[[Cells, Mapping[str, Tensor] | None], Mapping[str, Tensor]],
+    *,
+    start: Mapping[str, Float[Tensor, "n d"]] | None,
+    chunk: int,
+    show: str | None,
+) -> dict[str, Float[Tensor, "n d"]]:
+    """Codes of any number of cells, so many at a time; the model stays bit-identical.
+
+    Parameters
+    ----------
+    model
+        Its weights are not touched.
+    cells
+        With counts.
+    find
+        ``find(some, begin) -> codes`` of some cells by latent; ``begin`` are the codes to start from.
+    start
+        Those of all cells, or None.
+    chunk
+        Cells at a time, which bounds memory by ``chunk x g``.
+    show
+        What a progress bar says; None shows none.
+    """
     from tqdm.auto import tqdm
 
-    chunk = chunk or cells_at_a_time(cells.layout.width)
     found: dict[str, list[Tensor]] = {name: [] for name in model.latents}
     threads = threads_for(min(chunk, len(cells)) * cells.layout.width)
     with frozen(model), threads, kept_memory():
         for at in tqdm(range(0, len(cells), chunk), desc=show, disable=show is None, unit="chunk"):
-            some = cells[slice(at, at + chunk)]
-            if start is None:
-                begin = best_start(model, some)
-            else:
-                begin = {name: value[at : at + chunk] for name, value in start.items()}
-            for name, value in settle(model, some, begin, steps=steps, lr=lr, encoded=encoded).items():
+            here = slice(at, at + chunk)
+            begin = None if start is None else {name: value[here] for name, value in start.items()}
+            for name, value in find(cells[here], begin).items():
                 found[name].append(value)
     return {name: torch.cat(parts) if parts else torch.zeros(0) for name, parts in found.items()}
