@@ -42,7 +42,7 @@ class FakeEmbedded:
 
     def __init__(self, cells, codes, components, means):
         self.cells, self.embedding, self.means = cells, codes, means
-        self.code, self.embeddings = "code", {"code": codes}
+        self.code, self.embeddings, self.module = "code", {"code": codes}, SimpleNamespace(dynamics=None)
         self._components, self.names = components, cells.names
         self.component_names = [str(k) for k in range(len(means))]
         self.trained = np.arange(len(cells)) % 10 != 0

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from chreode.embedded import Embedded
 
-__all__ = ["interactions", "jacobians"]
+__all__ = ["connected", "interactions", "jacobians"]
 
 _PAIRS = 4_000_000  # rows of a table, at most
 _CELLS = 4096  # at a time
@@ -159,6 +159,37 @@ def interactions(
     return pd.concat(tables, ignore_index=True)
 
 
+def connected(model: Any, *, most: int = 25) -> list[str]:
+    r"""Names of the features that take most part in the interactions of all cells, the first the most.
+
+    .. math:: \Big(\sum_{j \ne i} E_{ij}^2 + E_{ji}^2\Big)^{1/2}, \qquad E = L\,\bar J\,L^{+}
+
+    with the mean Jacobian, as of `interactions`; of any number of features, since ``E`` is never made.
+
+    Parameters
+    ----------
+    model
+        A fitted model with dynamics, or its embedded cells.
+    most
+        How many, at most.
+
+    Raises
+    ------
+    InputError
+        For a model without dynamics or cells.
+    """
+    basis = _basis(getattr(model, "embedded", model), None)
+    out, back = basis.loadings, np.linalg.pinv(basis.loadings).T
+    mean = jacobians(model).mean(0).astype(np.float64)
+    by_target, by_regulator = out @ mean, back @ mean.T
+    own = (by_target * back).sum(1)
+    of_targets = (by_target @ (back.T @ back) * by_target).sum(1) - own**2
+    of_regulators = (by_regulator @ (out.T @ out) * by_regulator).sum(1) - own**2
+    part = of_targets + of_regulators
+    order = np.argsort(-part, kind="stable")[:most]
+    return [basis.names[i] for i in order if part[i] > 1e-9 * own[i] ** 2]
+
+
 def _table(
     group: str, effect: np.ndarray, means: np.ndarray, out: np.ndarray, back: np.ndarray
 ) -> pd.DataFrame:
@@ -254,4 +285,5 @@ def _groups(embedded: Embedded, groups: str | None) -> dict[str, np.ndarray]:
     if not known:
         msg = f"Expected cells with a known level of {groups!r}; found none. Name another column."
         raise InputError(msg)
-    return {str(level): np.flatnonzero(levels == level) for level in sorted(known, key=str)}
+    # Times sort as numbers, and 2.0 is written 2.
+    return {str(level).removesuffix(".0"): np.flatnonzero(levels == level) for level in sorted(known)}

@@ -8,7 +8,9 @@ import numpy as np
 
 from chreode.report.canvas import INK, SOFT, canvas, on_top, quiet, sequential
 from chreode.report.draw import best_epoch, curves_of, events_of, graph
+from chreode.report.flow_figures import marginals, streamlines, trajectories
 from chreode.report.palette import SEQUENTIAL_LIGHT, UNKNOWN, categorical
+from chreode.report.regulation_figures import interaction_network, interactions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,9 +23,14 @@ __all__ = [
     "component_graph",
     "component_table",
     "embedding",
+    "interaction_network",
+    "interactions",
+    "marginals",
     "markers",
     "nats_against_seconds",
+    "streamlines",
     "training_curves",
+    "trajectories",
 ]
 
 

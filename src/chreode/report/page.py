@@ -18,8 +18,10 @@ from chreode.errors import InputError
 from chreode.io.write import atomic_path
 from chreode.report import modalities, sections
 from chreode.report.draw import number
+from chreode.report.flow_section import flow_section
 from chreode.report.pack import axis, pack_text, plain
 from chreode.report.palette import CATEGORICAL, OTHER, SEQUENTIAL_DARK, SEQUENTIAL_LIGHT, UNKNOWN
+from chreode.report.regulation_section import regulation_section
 from chreode.report.variables import choose_features, columns_of, feature_values
 
 if TYPE_CHECKING:
@@ -160,6 +162,8 @@ def collect(
         "read": sections.read_section(cells, brief=modalities.several(model)),
         "modalities": modalities.modalities_section(model, cells),
         "codes": codes,
+        "flow": flow_section(model, seed=seed, progress=progress),
+        "regulation": regulation_section(model, seed=seed, progress=progress),
         "recipe": sections.recipe_section(model, cells),
         "training": sections.training_section(model.history),
         "method": method,

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 __all__ = [
     "CATEGORICAL",
+    "DIVERGING",
+    "LESS",
+    "MEASURED",
+    "MORE",
     "OTHER",
+    "PREDICTED",
     "SEQUENTIAL_DARK",
     "SEQUENTIAL_LIGHT",
+    "TIME_DARK",
+    "TIME_LIGHT",
     "UNKNOWN",
     "categorical",
     "colour_of",
+    "times_of",
 ]
 
 # Okabe and Ito's hues first; every later colour is the one, of all that show on light and dark grounds,
@@ -34,6 +42,18 @@ SEQUENTIAL_LIGHT: tuple[str, ...] = (
 SEQUENTIAL_DARK: tuple[str, ...] = (
     "#3a4047", "#34546b", "#2f7b8c", "#3fa391", "#7fc67a", "#cfe060", "#fdf6b0",
 )  # fmt: skip
+
+MEASURED, PREDICTED = "#0072b2", "#d55e00"
+"""Cells as they were measured, and where a model puts them."""
+
+LESS, MORE = "#0072b2", "#d55e00"
+"""What slows down, and what speeds up."""
+
+DIVERGING: tuple[str, ...] = ("#00436b", "#4f9bc9", "#f2f1ee", "#f0945a", "#9a3d00")
+
+# Times go by hue and lightness alike, so that either tells them apart.
+TIME_LIGHT: tuple[str, ...] = ("#f2b134", "#e4723c", "#bd3f68", "#74307f", "#2b2a72")
+TIME_DARK: tuple[str, ...] = ("#f6c667", "#ee8a5c", "#d9648f", "#a86cc4", "#7f83ee")
 
 
 def colour_of(k: int) -> str:
@@ -63,3 +83,31 @@ def categorical(n: int) -> list[str]:
     41
     """
     return [colour_of(i) for i in range(n)]
+
+
+def times_of(n: int) -> list[tuple[str, str]]:
+    """Colours of ``n`` successive times, on white paper and on a dark screen, from warm and light to cool.
+
+    Parameters
+    ----------
+    n
+        Number of times, at least 1.
+
+    Examples
+    --------
+    >>> times_of(2)
+    [('#f2b134', '#f6c667'), ('#2b2a72', '#7f83ee')]
+    """
+    places = [i / max(n - 1, 1) for i in range(n)]
+    return [(_between(TIME_LIGHT, place), _between(TIME_DARK, place)) for place in places]
+
+
+def _between(anchors: tuple[str, ...], place: float) -> str:
+    """The colour at a place from 0 to 1 among evenly spaced ones."""
+    at = min(int(place * (len(anchors) - 1)), len(anchors) - 2)
+    share = place * (len(anchors) - 1) - at
+    mixed = [
+        round((1 - share) * int(anchors[at][i : i + 2], 16) + share * int(anchors[at + 1][i : i + 2], 16))
+        for i in (1, 3, 5)
+    ]
+    return "#" + "".join(f"{value:02x}" for value in mixed)
