@@ -96,12 +96,18 @@ def _alone() -> ad.AnnData:
     return course(np.where(np.arange(N) == 0, 9.0, np.repeat([0.0, 1.0, 3.0], N // 3)))
 
 
+def _in_x() -> ad.AnnData:
+    there = course()
+    return ad.AnnData(there.obsm["X_pca"], obs=there.obs)
+
+
 WRONG = {
     "no such key": (
         course,
         ("--coordinates", "X_umap"),
         r"Expected obsm['X_umap'] in course.h5ad; found 'X_pca'",
     ),
+    "no coordinates at all": (_in_x, (), "it has no obsm. Name coordinates that are there; where X itself"),
     "too many dimensions": (course, ("--dims", 7), "Expected 7 dimensions in obsm['X_pca']"),
     "no dimension": (course, ("--dims", 0), "Expected dims to be a whole number of at least 1; found 0"),
     "missing coordinates": (_with_nan, (), "1 of 90 cells with missing or infinite ones (first: 'cell7')"),
@@ -123,6 +129,14 @@ def test_what_cannot_be_fitted_is_refused(what):
     reading = [part for pair in typed.items() for part in pair]
     assert said in refused("fit", "course.h5ad", "--recipe", "cell_mnn", *reading, *QUICK, "--out", "run")
     assert not Path("run").exists()
+
+
+def test_coordinates_in_x_are_read_as_continuous_values():
+    _in_x().write_h5ad("course.h5ad")
+    fit = ("fit", "course.h5ad", "--recipe", "flow_matching", "--time", "day", "--values", "continuous")
+    assert chreode(*fit, *QUICK, "--out", "run").code == 0
+    np.testing.assert_array_equal(ch.load("run").embedded.embedding, course().obsm["X_pca"])
+    assert "held_out" not in Path("run/scores.json").read_text()
 
 
 def test_dynamics_need_times_and_dims_need_coordinates():

@@ -38,9 +38,10 @@ if TYPE_CHECKING:
 __all__ = ["Asked", "Stopped", "demo", "fit", "scores_of"]
 
 DEMO = "the PBMC 68k subset bundled with scanpy"
+ON_ALL = "embedding: on all cells"
 NOTE = (
     "held_out: molecules of validation cells, which also decided when to stop training; for an untouched "
-    "judge, score cells that the fit never saw. embedding: on all cells"
+    f"judge, score cells that the fit never saw. {ON_ALL}"
 )
 SUPERVISED = (
     ". The fit is supervised: held_out hides the label while codes are inferred (stopping knew it), but the "
@@ -233,6 +234,8 @@ def scores_of(model: FittedModel, *, seed: int) -> dict[str, Any]:
         embedded.embedding, labels=levels["label"], batches=levels["batch"], components=components, seed=seed
     )
     note = NOTE + SUPERVISED if model.module.latents[model.code].column else NOTE
+    if not any(name.startswith("held_out") for name in scores):
+        note = ON_ALL
     summary = model.summary
     scores["fit"] = {
         "recipe": model.recipe.name,

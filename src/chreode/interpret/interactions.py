@@ -286,4 +286,5 @@ def _groups(embedded: Embedded, groups: str | None) -> dict[str, np.ndarray]:
         msg = f"Expected cells with a known level of {groups!r}; found none. Name another column."
         raise InputError(msg)
     # Times sort as numbers, and 2.0 is written 2.
-    return {str(level).removesuffix(".0"): np.flatnonzero(levels == level) for level in sorted(known)}
+    named = {level: level if isinstance(level, str) else str(level).removesuffix(".0") for level in known}
+    return {named[level]: np.flatnonzero(levels == level) for level in sorted(known)}

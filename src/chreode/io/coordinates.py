@@ -59,7 +59,8 @@ def _values(source: Source, key: str) -> np.ndarray:
     if key not in source.tables:
         found = f"found {listing(sorted(source.tables))}" if source.tables else "it has no obsm"
         msg = f"Expected obsm[{key!r}] in {source.name}; {found}.{nearest(key, source.tables)}"
-        raise InputError(msg + " Name coordinates that are there.")
+        msg += " Name coordinates that are there; where X itself holds them, leave coordinates out and read "
+        raise InputError(msg + 'values="continuous" (--values continuous).')
     stored: Any = source.tables[key]()
     stored = stored.toarray() if hasattr(stored, "toarray") else stored
     try:

@@ -20,10 +20,13 @@ WIDTH, HEIGHT = 320.0, 190.0
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 12.0, 12.0, 26.0
 MINUS = "\N{MINUS SIGN}"
 TERMS = {
-    "loss": "Loss: all terms, nats per cell",
+    "loss": "Loss: all terms",
     "reconstruction": "Reconstruction, nats per cell",
     "prior": "Prior of the codes, nats per cell",
     "hyperprior": "Hyperprior, nats per cell",
+    "marginals": "Marginals",
+    "kinetic energy": "Kinetic energy",
+    "flow matching": "Flow matching",
     "validation": "Held-out molecules, nats per molecule",
 }
 MEANINGS = {
@@ -31,6 +34,17 @@ MEANINGS = {
     "reconstruction": "How surprising the model finds the counts it trains on.",
     "prior": "How far the codes of the cells lie from where the model expects cells.",
     "hyperprior": "How far the components themselves lie from what is plausible for them.",
+    "marginals": (
+        "How far cells of each time, moved to later ones, are from those measured then: squared maximum mean "
+        "discrepancy, 0 for like samples, added up over the times."
+    ),
+    "kinetic energy": (
+        "How fast cells move, mean square of the velocity: of the fields that fit, the slow ones win."
+    ),
+    "flow matching": (
+        "How far the velocity is from that along straight lines between cells of successive times, in mean "
+        "squares. Lines that cross keep it above 0: less is not always better."
+    ),
     "validation": (
         "How surprising the model finds each molecule that it was not shown, in cells set aside: 0.1 lower "
         "means that it gave every molecule about 10 % more probability."

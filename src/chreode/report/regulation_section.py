@@ -102,9 +102,9 @@ def _called(embedded: Embedded, genes: Sequence[str]) -> dict[str, str]:
 
 def _large(table: pd.DataFrame, embedded: Embedded, *, column: str) -> pd.DataFrame:
     """Of the groups with enough cells the largest; of many times some, evenly."""
-    levels = embedded.level_names(column)
-    names = np.asarray([str(level).removesuffix(".0") for level in levels])
-    sizes = {group: int((names == group).sum()) for group in dict.fromkeys(table["group"])}
+    levels = [level for level in embedded.level_names(column) if level is not None]
+    count = np.unique(np.asarray(levels), return_counts=True)[1].tolist()
+    sizes = dict(zip(dict.fromkeys(table["group"]), count, strict=True))  # both in the order of the levels
     enough = [group for group, n in sizes.items() if n >= FEWEST]
     if embedded.cells.layout.resolve(column).role == "time":
         chosen = np.unique(np.linspace(0, len(enough) - 1, GROUPS).round().astype(int)) if enough else []
