@@ -18,7 +18,7 @@ ORDER = [
     ["io"],
     ["infer", "priors", "decoders", "likelihoods", "penalties", "dynamics"],
     ["model"],
-    ["moving", "objective"],
+    ["bridging", "moving", "objective"],
     ["plan"],
     ["recipe"],
     ["optim", "checkpoint", "settle", "held_out", "nonfinite", "parcel"],

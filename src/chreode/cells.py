@@ -254,6 +254,12 @@ class Cells:
         at = torch.searchsorted(times, time.nan_to_num(float("inf"))).clamp_max(len(times) - 1)
         return torch.where(times[at] == time, at, -1)
 
+    @property
+    def growth(self) -> Float[Tensor, " n"] | None:
+        """Growth rate of each cell, per unit of time; None where cells were read without."""
+        column = self.layout.in_role("growth")
+        return None if column is None else self.covariates[column.column]
+
     def times_measured(self, modality: str) -> Float[Tensor, " g"]:
         """How many cells each feature was measured in."""
         there = self.present[modality]

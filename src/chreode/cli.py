@@ -22,6 +22,7 @@ from chreode.cli_options import (
     Coordinates,
     Counts,
     Data,
+    Growth,
     Label,
     Modality,
     Once,
@@ -73,6 +74,7 @@ def fit(
     label: Label = None,
     unlabelled: Unlabelled = None,
     time: Time = None,
+    growth: Growth = None,
     coordinates: Coordinates = None,
     dims: Annotated[int | None, typer.Option(metavar="N", help="Its first so many dimensions.")] = None,
     covariate: Annotated[
@@ -109,6 +111,7 @@ def fit(
         "label": label,
         "unlabelled": unlabelled,
         "time": time,
+        "growth": growth,
         "coordinates": coordinates,
         "dims": dims,
         "covariates": tuple(covariate or ()),

@@ -17,6 +17,7 @@ __all__ = [
     "Coordinates",
     "Counts",
     "Data",
+    "Growth",
     "Label",
     "Modality",
     "Once",
@@ -65,6 +66,9 @@ Unlabelled = Annotated[
 ]
 Time = Annotated[
     str | None, typer.Option(metavar="KEY", help="Column of the times at which cells were measured.")
+]
+Growth = Annotated[
+    str | None, typer.Option(metavar="KEY", help="Column of growth rates, which dynamics count cells by.")
 ]
 Coordinates = Annotated[
     str | None, typer.Option(metavar="KEY", help="Entry of obsm, as X_pca, to read in place of the features.")

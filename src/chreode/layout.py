@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Covariate", "Kind", "Layout", "Modality", "Role", "encode"]
 
 Kind = Literal["counts", "binary", "continuous"]
-Role = Literal["batch", "label", "covariate", "time"]
+Role = Literal["batch", "label", "covariate", "time", "growth"]
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,13 @@ class Covariate:
         Its name in the user's table.
     role
         ``batch`` and ``covariate`` condition the decoder; ``label`` is for scores and tables unless a
-        recipe is supervised; ``time`` is when a cell was measured, which dynamics follow.
+        recipe is supervised; ``time`` is when a cell was measured, which dynamics follow; ``growth`` how fast
+        its kind multiplies, which they count by.
     levels
         Level names of a categorical column, ``c`` of them; empty for a continuous one.
     location, scale
         Mean and standard deviation of a continuous column in the training cells; the model sees
-        ``(value - location) / scale``. A time is seen as it is.
+        ``(value - location) / scale``. A time or growth rate is seen as it is.
     times
         The times at which cells were measured, in order, of a column that is a time.
     """
@@ -100,7 +101,7 @@ class Layout:
 
     @property
     def conditions(self) -> dict[str, Covariate]:
-        """The covariates that condition a decoder: batch first, labels and times left out."""
+        """The covariates that condition a decoder: batch first, labels, times and growth left out."""
         chosen = [c for c in self.covariates.values() if c.role in ("batch", "covariate")]
         return {c.column: c for c in sorted(chosen, key=lambda c: c.role != "batch")}
 

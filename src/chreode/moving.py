@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from chreode.dynamics.coupling import pairs
-from chreode.dynamics.matching import mmd
+from chreode.dynamics.coupling import transport
+from chreode.dynamics.matching import mmd, shares, sinkhorn
 from chreode.objective import Term
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from chreode.axes import Tensor
-    from chreode.dynamics.coupling import Coupling
     from chreode.model import LatentModel, Trace
 
-__all__ = ["flow_matching", "kinetic", "marginals"]
+__all__ = ["Distance", "kinetic", "marginals", "paths", "sparsity"]
+
+Distance = Literal["mmd", "sinkhorn"]
 
 
-def marginals(latent: str, *, decay: float = 0.1, widths: Sequence[float] = (1.0,)) -> Term:
+def marginals(latent: str, *, decay: float = 0.1, distance: Distance = "mmd") -> Term:
     r"""How far the cells of each time, moved to every later one, are from those measured then.
 
-    .. math:: \sum_{s < t} \gamma^{\,k(s, t) - 1}\, \mathrm{MMD}^2\big(\phi_{s \to t}(Z_s),\ Z_t\big)
+    .. math:: \sum_{s < t} \gamma^{\,k(s, t) - 1}\, D\big(\phi_{s \to t}(Z_s),\ Z_t\big)
 
-    with :math:`\phi` the flow of the field, :math:`k` how many times ahead t is, and `chreode.dynamics.mmd`
-    in units of the field. Nothing is said of which cell becomes which.
+    with :math:`\phi` the flow of the field and :math:`k` how many times ahead t is. D is
+    `chreode.dynamics.mmd`, or `chreode.dynamics.sinkhorn` for each coordinate, in units of the field. Nothing
+    is said of which cell becomes which. Where cells have growth rates, each counts as many as it will be.
 
     Parameters
     ----------
@@ -35,8 +35,8 @@ def marginals(latent: str, *, decay: float = 0.1, widths: Sequence[float] = (1.0
         Whose codes are moved.
     decay
         :math:`\gamma`, what a time further ahead counts, from 0 to 1.
-    widths
-        Of the kernels.
+    distance
+        D.
 
     References
     ----------
@@ -44,8 +44,8 @@ def marginals(latent: str, *, decay: float = 0.1, widths: Sequence[float] = (1.0
     """
 
     def of(model: LatentModel, trace: Trace) -> Tensor:
-        motion = model.dynamics
-        groups = _groups(model, trace, latent)
+        motion, growth = model.dynamics, trace.cells.growth
+        groups, at = _groups(model, trace, latent), trace.cells.snapshot
         total = torch.zeros((), device=trace.cells.device)
         began, moving = [], []  # the times at which cells set out, and where they have come by now
         for t, there in enumerate(groups):
@@ -57,12 +57,9 @@ def marginals(latent: str, *, decay: float = 0.1, widths: Sequence[float] = (1.0
                 start = motion.instants[since].repeat_interleave(number)
                 z = motion.move(z, start, motion.instants[t].expand(len(z)))
                 moving = list(z.split(number.tolist()))
-                if len(there):
-                    far = [
-                        decay ** (t - s - 1) * mmd(part, there, widths=widths)
-                        for s, part in zip(began, moving, strict=True)
-                    ]
-                    total = total + torch.stack(far).sum()
+                for s, part in zip(began, moving, strict=True) if len(there) else ():
+                    grown = None if growth is None else motion.grown(growth[at == s], start=s, end=t)
+                    total = total + decay ** (t - s - 1) * _apart(part, there, distance, grown)
             if len(there):
                 began.append(t)
                 moving.append(there)
@@ -71,47 +68,69 @@ def marginals(latent: str, *, decay: float = 0.1, widths: Sequence[float] = (1.0
     return Term("marginals", of, per="minibatch")
 
 
-def flow_matching(latent: str, *, coupling: Coupling = "ot", noise: float = 0.1) -> Term:
-    r"""Squared distance of the field from straight lines between cells of one time and the next.
+def paths(latent: str, *, length: int = 3) -> Term:
+    r"""Squared distance of cells, moved on and on, from those that they are taken to become.
 
-    .. math:: E\,\Big\lVert f(z_u, t) - \frac{z_1 - z_0}{t_1 - t_0} \Big\rVert^2 / d, \quad
-              z_u = (1 - u) z_0 + u z_1 + \sigma \varepsilon, \quad t = (1 - u) t_0 + u t_1
+    .. math:: E\,\big\lVert \phi_{t_0 \to t_k}(z_0) - z_k \big\rVert^2 / d, \qquad k = 1 \ldots K - 1
 
-    over pairs of a coupling of the two samples, u uniform; in units of the field.
+    along paths of K cells of successive times, each drawn from the plan of least mean squared distance given
+    the one before; in units of the field.
 
     Parameters
     ----------
     latent
         Whose codes are moved.
-    coupling
-        As of `chreode.dynamics.pairs`.
-    noise
-        :math:`\sigma`.
+    length
+        K, at least 2.
 
     References
     ----------
-    Tong et al. (2024), doi:10.48550/arXiv.2302.00482.
+    Bertin et al. (2025), doi:10.48550/arXiv.2503.20027.
     """
 
     def of(model: LatentModel, trace: Trace) -> Tensor:
         motion, groups = model.dynamics, _groups(model, trace, latent)
-        states, slopes, times = [], [], []
+        far: list[Tensor] = []
+        under_way: list[tuple[Tensor, Tensor]] = []  # states by now, and which cell each is taken to be
         for t, (before, after) in enumerate(itertools.pairwise(groups)):
             if not len(before) or not len(after):
+                under_way = []
                 continue
-            rows, columns = pairs(before.detach(), after.detach(), coupling=coupling)
-            z, z_next = before[rows], after[columns]
-            u = torch.rand(len(z), 1, device=z.device)
-            gap = motion.instants[t + 1] - motion.instants[t]
-            states.append((1 - u) * z + u * z_next + noise * torch.randn_like(z))
-            slopes.append((z_next - z) / gap)
-            times.append(motion.instants[t] + u[:, 0] * gap)
-        if not states:
-            return torch.zeros((), device=trace.cells.device)
-        field = motion.field(torch.cat(states), torch.cat(times))
-        return (field - torch.cat(slopes)).square().mean()
+            partner = _partners(before.detach(), after.detach())
+            under_way = [*under_way, (before, torch.arange(len(before)))][1 - length :]
+            z, cell = (torch.cat(part) for part in zip(*under_way, strict=True))
+            start, end = (motion.instants[s].expand(len(z)) for s in (t, t + 1))
+            z, cell = motion.move(z, start, end), partner[cell]
+            far.append((z - after[cell]).square().mean(1))
+            sizes = [len(states) for states, _ in under_way]
+            under_way = list(zip(z.split(sizes), cell.split(sizes), strict=True))
+        return torch.cat(far).mean() if far else torch.zeros((), device=trace.cells.device)
 
-    return Term("flow matching", of, per="minibatch")
+    return Term("paths", of, per="minibatch")
+
+
+def sparsity(*, weight: float) -> Term:
+    r"""How strongly every input of the field reaches every output, by all paths through its layers.
+
+    .. math:: \overline{C}, \qquad C = |W_L| \cdots |W_2|\,|W_1|
+
+    over state inputs and outputs, the time's left out. Where an entry of C is 0 the output does not depend on
+    the input: weights of paths shrink together, and those that data do not ask for vanish.
+
+    Parameters
+    ----------
+    weight
+        Of the term.
+
+    References
+    ----------
+    Aliee et al. (2022), doi:10.48550/arXiv.2210.14672, who also gate each weight.
+    """
+
+    def of(model: LatentModel, trace: Trace) -> Tensor:
+        return model.dynamics.field.paths().mean()
+
+    return Term("sparsity", of, weight, "minibatch")
 
 
 def kinetic(latent: str, *, weight: float = 0.1) -> Term:
@@ -130,6 +149,20 @@ def kinetic(latent: str, *, weight: float = 0.1) -> Term:
         return motion.field(z[before], t[before]).square().mean()
 
     return Term("kinetic energy", of, weight, "minibatch")
+
+
+def _apart(predicted: Tensor, observed: Tensor, distance: Distance, weights: Tensor | None) -> Tensor:
+    if distance == "mmd":
+        return mmd(predicted, observed, weights=weights)
+    return sinkhorn(predicted, observed, weights=weights) / observed.shape[1]
+
+
+def _partners(before: Tensor, after: Tensor) -> Tensor:
+    """For each cell one of the next time, drawn from the plan of least mean squared distance."""
+    before, after = before.double(), after.double()
+    cost = torch.cdist(before, after).square()
+    plan = transport(cost, weights=(shares(before), shares(after))).to(before.device)
+    return torch.multinomial(plan, 1)[:, 0]
 
 
 def _groups(model: LatentModel, trace: Trace, latent: str) -> list[Tensor]:

@@ -56,6 +56,15 @@ references = {
   archivePrefix = {arXiv},
   doi = {10.48550/arXiv.2510.02903}
 }""",
+    "flecs": """@misc{bertin2025flecs,
+  title = {A Scalable Gene Network Model of Regulatory Dynamics in Single Cells},
+  author = {Bertin, Paul and Viviano, Joseph D. and Tejada-Lapuerta, Alejandro and Wang, Weixu and
+            Bauer, Stefan and Theis, Fabian J. and Bengio, Yoshua},
+  year = {2025},
+  eprint = {2503.20027},
+  archivePrefix = {arXiv},
+  doi = {10.48550/arXiv.2503.20027}
+}""",
     "neuralode": """@inproceedings{chen2018neuralode,
   title = {Neural Ordinary Differential Equations},
   author = {Chen, Ricky T. Q. and Rubanova, Yulia and Bettencourt, Jesse and Duvenaud, David},
@@ -70,6 +79,22 @@ references = {
   journal = {Transactions on Machine Learning Research},
   year = {2024},
   doi = {10.48550/arXiv.2302.00482}
+}""",
+    "sf2m": """@inproceedings{tong2024sf2m,
+  title = {Simulation-Free {Schr\\"odinger} Bridges via Score and Flow Matching},
+  author = {Tong, Alexander and Malkin, Nikolay and Fatras, Kilian and Atanackovic, Lazar and Zhang, Yanlei and
+            Huguet, Guillaume and Wolf, Guy and Bengio, Yoshua},
+  booktitle = {International Conference on Artificial Intelligence and Statistics},
+  year = {2024},
+  doi = {10.48550/arXiv.2307.03672}
+}""",
+    "mfm": """@inproceedings{kapusniak2024mfm,
+  title = {Metric Flow Matching for Smooth Interpolations on the Data Manifold},
+  author = {Kapu{\\'s}niak, Kacper and Potaptchik, Peter and Reu, Teodora and Zhang, Leo and Tong, Alexander and
+            Bronstein, Michael and Bose, Avishek Joey and Di Giovanni, Francesco},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2024},
+  doi = {10.48550/arXiv.2405.14780}
 }""",
     "vae": """@inproceedings{kingma2014vae,
   title = {Auto-Encoding Variational Bayes},

@@ -18,6 +18,7 @@ OPTIONS = {
     "covariates": "--covariate",
     "dims": "--dims",
     "features": "--features",
+    "growth": "--growth",
     "label": "--label",
     "modalities": "--modality",
     "time": "--time",

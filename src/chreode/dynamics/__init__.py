@@ -3,6 +3,7 @@
 from chreode.dynamics.clamp import Clamp
 from chreode.dynamics.coupling import interpolate, pairs, transport
 from chreode.dynamics.fields import LocallyLinear, Perceptron
+from chreode.dynamics.growth import growth_rates
 from chreode.dynamics.matching import mmd, sinkhorn
 from chreode.dynamics.motion import Motion
 from chreode.dynamics.solve import dormand_prince, exponential, rk4
@@ -14,6 +15,7 @@ __all__ = [
     "Perceptron",
     "dormand_prince",
     "exponential",
+    "growth_rates",
     "interpolate",
     "mmd",
     "pairs",

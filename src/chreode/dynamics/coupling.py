@@ -56,7 +56,7 @@ def transport(
             [0.2500, 0.2500]], dtype=torch.float64)
     >>> transport(cost, weights=(even, uneven), epsilon=0.1, penalty=1.0).round(decimals=2)
     tensor([[0.6000, 0.0000],
-            [0.0000, 0.3600]], dtype=torch.float64)
+            [0.0000, 0.3400]], dtype=torch.float64)
     """
     a, b = weights
     if epsilon == 0:

@@ -13,7 +13,7 @@ from chreode.axes import Float, Tensor
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["LocallyLinear", "Perceptron"]
+__all__ = ["LocallyLinear", "Perceptron", "stack"]
 
 _SMALL = 0.01  # of the usual start of the last layer: cells stand still until something is learned
 
@@ -41,7 +41,7 @@ class Perceptron(nn.Module):
         self, dim: int, *, hidden: Sequence[int] = (64, 64, 64), activation: Callable[[], nn.Module] = nn.SELU
     ) -> None:
         super().__init__()
-        self.layers = _layers(dim + 1, dim, hidden, activation)
+        self.layers = stack(dim + 1, dim, hidden, activation)
         self.register_buffer("reach", torch.tensor(float("inf")))
 
     def forward(self, z: Float[Tensor, "n d"], t: Float[Tensor, " n"]) -> Float[Tensor, "n d"]:
@@ -50,6 +50,14 @@ class Perceptron(nn.Module):
         if _within(z, self.reach):
             return velocity
         return velocity - confinement(velocity, z, self.reach)[:, None] * z
+
+    def paths(self) -> Float[Tensor, "d d"]:
+        """The weights of all paths from each coordinate of the state to each of the velocity (its rows)."""
+        first, *others = (p.abs() for p in self.layers.parameters() if p.ndim == 2)
+        found = first[:, :-1]  # the last input is the time
+        for weight in others:
+            found = weight @ found
+        return found
 
 
 class LocallyLinear(nn.Module):
@@ -94,7 +102,7 @@ class LocallyLinear(nn.Module):
     ) -> None:
         super().__init__()
         self.dim, self.affine, self.bound = dim, affine, bound
-        self.layers = _layers(dim + 1, dim * dim + dim * affine, hidden, activation)
+        self.layers = stack(dim + 1, dim * dim + dim * affine, hidden, activation)
         self.register_buffer("reach", torch.tensor(float("inf")))
 
     def forward(self, z: Float[Tensor, "n d"], t: Float[Tensor, " n"]) -> Float[Tensor, "n d"]:
@@ -147,9 +155,8 @@ def _affine(
     return torch.baddbmm(b[:, :, None], a, z[:, :, None])[:, :, 0]
 
 
-def _layers(
-    inputs: int, outputs: int, hidden: Sequence[int], activation: Callable[[], nn.Module]
-) -> nn.Module:
+def stack(inputs: int, outputs: int, hidden: Sequence[int], activation: Callable[[], nn.Module]) -> nn.Module:
+    """Layers of a network whose last one makes little at first."""
     parts: list[nn.Module] = []
     for before, after in itertools.pairwise([inputs, *hidden]):
         linear = nn.Linear(before, after)

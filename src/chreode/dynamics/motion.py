@@ -76,7 +76,7 @@ class Motion(nn.Module):
         u = self.inside(codes)
         self.field.reach.fill_(max(1.0, float(u.norm(dim=1).max())))
         if hasattr(self.field, "begin"):
-            self.field.begin(u, zero=self.inside(torch.zeros_like(codes[0])))
+            self.field.begin(u, zero=self.inside(torch.zeros_like(codes[:1]))[0])
 
     def inside(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Codes in the field's units."""
@@ -85,6 +85,10 @@ class Motion(nn.Module):
     def clock(self, t: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Times in mean intervals since the first."""
         return (t - self.times[0]) / self.interval
+
+    def grown(self, growth: Float[Tensor, " n"], *, start: int, end: int) -> Float[Tensor, " n"]:
+        """How many cells each will be by a later of the measured times, by growth rates per unit of time."""
+        return (growth * (self.times[end] - self.times[start])).exp()
 
     def move(
         self,
@@ -131,3 +135,16 @@ class Motion(nn.Module):
     def velocity(self, z: Float[Tensor, "n d"], t: Float[Tensor, " n"]) -> Float[Tensor, "n d"]:
         """``dz/dt``, in units of the code per unit of time."""
         return self.field(self.inside(z), self.clock(t)) * (self.scale / self.interval)
+
+    def score(self, z: Float[Tensor, "n d"], t: Float[Tensor, " n"]) -> Float[Tensor, "n d"]:
+        """Gradient of the log density of the cells of a time, per unit of the code, of a field that has one.
+
+        Raises
+        ------
+        InputError
+            When the field learned none.
+        """
+        if not hasattr(self.field, "score"):
+            msg = f"Expected a field with a score, as of sf2m; found {type(self.field).__name__}. Fit sf2m."
+            raise InputError(msg)
+        return self.field.score(self.inside(z), self.clock(t)) / self.scale

@@ -76,6 +76,8 @@ def learn(source: Source, name: str, *, role: Role, unlabelled: str | None = Non
         raise InputError(msg)
     if role == "time":
         return _times(column, name)
+    if role == "growth":
+        return _rates(column, name)
     said = _missing(name, missing)
     if role == "covariate" and _numeric(column):
         numbers = _numbers(column, name)
@@ -101,6 +103,19 @@ def _times(column: pd.Series, name: str) -> Column:
         )
         raise InputError(msg)
     covariate = Covariate(name, "time", times=tuple(np.unique(numbers).tolist()))
+    return Column(covariate, _standardised(numbers, covariate), ())
+
+
+def _rates(column: pd.Series, name: str) -> Column:
+    """How fast every cell's kind multiplies, in numbers."""
+    numbers = _numbers(column, name, what="a growth rate")
+    if missing := int(np.isnan(numbers).sum()):
+        msg = (
+            f"Expected a growth rate for every cell in column {name!r}; found {many(missing, 'cell')} "
+            "without one. Fill them in (0 for cells that keep their number), or leave these cells out."
+        )
+        raise InputError(msg)
+    covariate = Covariate(name, "growth")
     return Column(covariate, _standardised(numbers, covariate), ())
 
 

@@ -208,6 +208,8 @@ def _level_union(known: Sequence[Covariate], sets: Mapping[str, Cells], column: 
         return replace(known[0], levels=tuple(dict.fromkeys(level for c in known for level in c.levels)))
     if times := sorted({time for c in known for time in c.times}):
         return replace(known[0], times=tuple(times))
+    if known[0].role == "growth":
+        return known[0]
     raw = np.concatenate([c.level_names(column) for c in sets.values() if column in c.layout.covariates])
     scale = float(np.nanstd(raw))
     return replace(known[0], location=float(np.nanmean(raw)), scale=scale if scale > 0 else 1.0)

@@ -51,6 +51,7 @@ def read(
     time: str | None = None,
     coordinates: str | None = None,
     dims: int | None = None,
+    growth: str | None = None,
     like: Fitted | None = None,
     add_levels: bool = False,
 ) -> Cells:
@@ -99,10 +100,14 @@ def read(
         dynamics, which need no counts. A file that holds nothing else will do.
     dims
         Its first so many dimensions; all by default.
+    growth
+        Column of the growth rates of cells, births less deaths per unit of time: dynamics take a cell of rate
+        g for ``exp(g t)`` cells after a time t. `chreode.dynamics.growth_rates` estimates them.
     like
         A model (or `Cells`): its features, levels and scales are reused, so that the cells can be projected.
         Features are matched by name, then by symbol, then with Ensembl versions left out; those missing are
-        masked. ``counts``, ``batch``, ``label`` and ``time`` default to the model's and may name others here.
+        masked. ``counts``, ``batch``, ``label``, ``time`` and ``growth`` default to the model's and may name
+        others here.
     add_levels
         With ``like``, of one table: levels of batch and covariates that the model does not know come after
         those it knows, for `chreode.add_levels`; by default they are unknown.
@@ -135,6 +140,7 @@ def read(
         time=time,
         coordinates=coordinates,
         dims=dims,
+        growth=growth,
     )
     if unlabelled is not None and label is None and like is None:
         msg = f"Expected label= beside unlabelled={unlabelled!r}; found none. Name the column of the labels."
@@ -240,7 +246,7 @@ def _learn(source: Source, schema: Schema, room: Room) -> Cells:
 def _reuse(source: Source, schema: Schema, like: Fitted, room: Room, *, add_levels: bool) -> Cells:
     """Read cells for a model: features, levels and scales are the model's."""
     known = like.layout.modalities
-    asked = {"batch": schema.batch, "label": schema.label, "time": schema.time}
+    asked = {role: getattr(schema, role) for role in ("batch", "label", "time", "growth")}
     schema, parts, said = inherited(schema, source, like)
     columns = [
         reuse(source, c, column=asked.get(c.role), add_levels=add_levels, unlabelled=schema.unlabelled)

@@ -56,6 +56,8 @@ class Schema:
         Column of the times at which cells were measured.
     coordinates, dims
         Numbers beside the features that are read in their place, and how many of their dimensions.
+    growth
+        Column of the growth rates of cells.
     """
 
     counts: str | Mapping[str, str | None] | None = None
@@ -69,6 +71,7 @@ class Schema:
     time: str | None = None
     coordinates: str | None = None
     dims: int | None = None
+    growth: str | None = None
 
     @classmethod
     def of(
@@ -85,6 +88,7 @@ class Schema:
         time: str | None = None,
         coordinates: str | None = None,
         dims: int | None = None,
+        growth: str | None = None,
     ) -> Schema:
         """Check the arguments' types and bring them to plain values.
 
@@ -100,6 +104,7 @@ class Schema:
             "unlabelled": unlabelled,
             "time": time,
             "coordinates": coordinates,
+            "growth": growth,
         }.items():
             _text(name, argument, optional=True)
         columns = (covariates,) if isinstance(covariates, str) else tuple(covariates)
@@ -119,6 +124,7 @@ class Schema:
             time,
             coordinates,
             _dims(dims),
+            growth,
         )
         schema._refuse_two_roles()
         schema._refuse_features_of_coordinates()
@@ -126,12 +132,13 @@ class Schema:
 
     @property
     def roles(self) -> list[tuple[str, Role]]:
-        """The columns to be read and what each is for: batch, label, covariates, then time."""
+        """The columns to be read and what each is for: batch, label, covariates, time, growth."""
         named: list[tuple[str | None, Role]] = [
             (self.batch, "batch"),
             (self.label, "label"),
             *((column, "covariate") for column in self.covariates),
             (self.time, "time"),
+            (self.growth, "growth"),
         ]
         return [(column, role) for column, role in named if column is not None]
 
@@ -203,7 +210,8 @@ class Schema:
         if twice:
             msg = (
                 f"Expected every column in one role; found {listing(twice)} more than once among batch, "
-                "label, covariates and time. Name it once (batch and covariates both condition the decoder)."
+                "label, covariates, time and growth. Name it once (batch and covariates both condition the "
+                "decoder)."
             )
             raise InputError(msg)
 

@@ -78,7 +78,8 @@ def inherited(
             )
             raise InputError(msg)
     changes: dict[str, str | None] = {}
-    for role, column in (("batch", schema.batch), ("label", schema.label), ("time", schema.time)):
+    for role in ("batch", "label", "time", "growth"):
+        column = getattr(schema, role)
         trained = next((c.column for c in like.layout.covariates.values() if c.role == role), None)
         changes[role] = column or trained
         if column and trained is None:
@@ -95,6 +96,7 @@ def inherited(
         batch=changes["batch"],
         label=changes["label"],
         time=changes["time"],
+        growth=changes["growth"],
         unlabelled=schema.unlabelled or trained.unlabelled,
     )
     return given, parts, (*said, *more)

@@ -1,13 +1,14 @@
 """The methods, by the names of their papers; each is a few parts put together."""
 
 from chreode.recipes.autodecoder import autodecoder, autoencoder
+from chreode.recipes.bridges import flow_matching, metric_flow_matching, sf2m
 from chreode.recipes.dgd import dgd, scdgd
 from chreode.recipes.free import glo, gon, vad
 from chreode.recipes.fused import multivi, totalvi
 from chreode.recipes.joint import multidgd
 from chreode.recipes.linear import factor_analysis, mofa, pca, zifa
 from chreode.recipes.scanvi import scanvi
-from chreode.recipes.trajectory import cell_mnn, flow_matching, neural_ode
+from chreode.recipes.trajectory import cell_mnn, neural_ode
 from chreode.recipes.vae import beta_vae, dhsic_vae, ldvae, scvae, scvi, vae
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "glo",
     "gon",
     "ldvae",
+    "metric_flow_matching",
     "mofa",
     "multidgd",
     "multivi",
@@ -31,6 +33,7 @@ __all__ = [
     "scdgd",
     "scvae",
     "scvi",
+    "sf2m",
     "totalvi",
     "vad",
     "vae",

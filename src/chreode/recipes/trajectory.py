@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Interval, MinLen
 
@@ -14,8 +14,8 @@ from chreode.events import centre_decoder, learn_factors, start_dynamics
 from chreode.infer import Coordinates, PrincipalComponents
 from chreode.likelihoods import Normal, heads
 from chreode.model import Latent, LatentModel
-from chreode.moving import flow_matching as flow
-from chreode.moving import kinetic, marginals
+from chreode.moving import Distance, kinetic, marginals
+from chreode.moving import sparsity as sparse_paths
 from chreode.objective import Objective, reconstruction
 from chreode.plan import Plan
 from chreode.priors import Flat
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from chreode.layout import Layout
     from chreode.objective import Term
 
-__all__ = ["cell_mnn", "flow_matching", "neural_ode"]
+__all__ = ["cell_mnn", "in_motion", "neural_ode"]
 
 Dim = Annotated[int, Interval(ge=1, le=512)] | None
 Width = Annotated[int, Interval(ge=1, le=4096)]
@@ -52,6 +52,7 @@ def cell_mnn(
     steps: Annotated[int, Interval(ge=0, le=64)] = 2,
     decay: Share = 0.1,
     energy: Weight = 0.1,
+    distance: Distance = "mmd",
 ) -> Build:
     r"""Mechanistic neural network of cells: a field that is linear wherever one looks.
 
@@ -80,13 +81,15 @@ def cell_mnn(
         :math:`\gamma`: what each time further ahead counts.
     energy
         :math:`\lambda`, weight of the kinetic energy.
+    distance
+        Between predicted and observed cells: ``mmd``, or ``sinkhorn``, by entropic transport.
     """
-    terms = (marginals("cell", decay=decay), kinetic("cell", weight=energy))
+    terms = (marginals("cell", decay=decay, distance=distance), kinetic("cell", weight=energy))
 
     def field(d: int) -> nn.Module:
         return LocallyLinear(d, hidden=hidden, affine=affine, bound=bound)
 
-    return _moving(layout, dim, field, terms, steps=max(steps, 1), once=steps == 0)
+    return in_motion(layout, dim, field, terms, steps=max(steps, 1), once=steps == 0)
 
 
 @recipe(code="cell", cite=("neuralode",))
@@ -98,6 +101,8 @@ def neural_ode(
     steps: Annotated[int, Interval(ge=1, le=64)] = 4,
     decay: Share = 0.1,
     energy: Weight = 0.1,
+    distance: Distance = "mmd",
+    sparsity: Weight = 0.0,
 ) -> Build:
     r"""Neural ordinary differential equation: a field by a perceptron, taught by the cells of later times.
 
@@ -108,50 +113,22 @@ def neural_ode(
 
     Parameters
     ----------
-    dim, decay, energy
+    dim, decay, energy, distance
         As of `cell_mnn`.
     hidden
         Widths of the perceptron's hidden layers.
     steps
         Of the Runge-Kutta method in a mean interval.
+    sparsity
+        Weight of PathReg: how strongly every coordinate reaches every other's velocity through the layers.
     """
-    terms = (marginals("cell", decay=decay), kinetic("cell", weight=energy))
-    return _moving(layout, dim, lambda d: Perceptron(d, hidden=hidden), terms, steps=steps)
+    terms = (marginals("cell", decay=decay, distance=distance), kinetic("cell", weight=energy))
+    if sparsity:
+        terms = (*terms, sparse_paths(weight=sparsity))
+    return in_motion(layout, dim, lambda d: Perceptron(d, hidden=hidden), terms, steps=steps)
 
 
-@recipe(code="cell", cite=("otcfm",))
-def flow_matching(
-    layout: Layout,
-    *,
-    dim: Dim = None,
-    hidden: Widths = (64, 64, 64),
-    coupling: Literal["ot", "independent"] = "ot",
-    noise: Weight = 0.1,
-) -> Build:
-    r"""Conditional flow matching: a field that goes along straight lines between cells of successive times.
-
-    .. math:: L = E\,\Big\lVert f(z_u, t) - \frac{z_1 - z_0}{t_1 - t_0} \Big\rVert^2 / d, \quad
-              z_u = (1 - u) z_0 + u z_1 + \sigma \varepsilon
-
-    Nothing is solved while it learns. The page *flow_matching* of the documentation says more
-    (doi:10.48550/arXiv.2302.00482).
-
-    Parameters
-    ----------
-    dim
-        As of `cell_mnn`.
-    hidden
-        As of `neural_ode`.
-    coupling
-        Which cell may become which: ``ot``, by optimal transport within a minibatch; ``independent``, any.
-    noise
-        :math:`\sigma`, in units of the spread of all cells.
-    """
-    term = flow("cell", coupling=coupling, noise=noise)
-    return _moving(layout, dim, lambda d: Perceptron(d, hidden=hidden), (term,), steps=10)
-
-
-def _moving(
+def in_motion(
     layout: Layout,
     dim: int | None,
     field: Callable[[int], nn.Module],
@@ -159,11 +136,12 @@ def _moving(
     *,
     steps: int,
     once: bool = False,
+    genes: bool = False,
 ) -> Build:
     """Codes that are coordinates, or principal components with a readout, and a field that moves them."""
     name, modality = next(iter(layout.modalities.items()))
     counted = modality.kind != "continuous"
-    as_they_are = dim is None and not counted
+    as_they_are = genes or (dim is None and not counted)
     if dim is not None and dim > modality.n_features:
         msg = (
             f"Expected at most as many components as features of {name}, {modality.n_features}; found "
