@@ -119,6 +119,9 @@ class Definition:
                 adapter = TypeAdapter(hints[name], config=ConfigDict(strict=True))
                 checked[name] = adapter.validate_python(tuple(value) if isinstance(value, list) else value)
             except ValidationError as error:
+                own = (error.errors()[0].get("ctx") or {}).get("error")
+                if isinstance(own, InputError):
+                    raise own from None  # who reads the argument says best what is wrong with it
                 reasons = "; ".join(dict.fromkeys(e["msg"] for e in error.errors()))
                 default = self.defaults[name]
                 msg = (

@@ -10,6 +10,7 @@ from torch import nn
 from chreode.axes import Float, Tensor
 from chreode.cells import CSR
 from chreode.infer.principal import LEAST, Line, moments, usual
+from chreode.infer.values import prepared
 from chreode.parts import Code, Given
 
 if TYPE_CHECKING:
@@ -20,26 +21,34 @@ __all__ = ["Coordinates"]
 
 
 class Coordinates(nn.Module):
-    """The values of the first modality as codes, :math:`z_i = x_i`.
+    r"""The values of the first modality as codes, :math:`z_i = x_i`.
+
+    Counts are log-normalised, :math:`z_{ij} = \log(1 + c\,x_{ij}/s_i)`. A feature that a panel did not
+    measure is at its mean.
 
     Parameters
     ----------
     layout
-        Its first modality is continuous.
+        Of whose first modality every feature is a dimension.
+    per
+        The total :math:`c` that the counts of every cell are scaled to.
     """
 
     free = False  # the code is a function of the values
+    mean: Tensor
     noise: Tensor
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, *, per: float = 1e4) -> None:
         super().__init__()
         name, modality = next(iter(layout.modalities.items()))
-        self.modalities = (name,)
+        self.modalities, self.per = (name,), per
+        self.register_buffer("mean", torch.zeros(modality.n_features))
         self.register_buffer("noise", torch.ones(modality.n_features))
 
     def learn(self, cells: Cells, *, seed: int, progress: bool = False) -> None:
-        """Note how little noise is; nothing else is learned."""
-        _, variance = moments(cells, self.modalities[0])
+        """Note means, and how little noise is; nothing else is learned."""
+        mean, variance = moments(prepared(cells, self.modalities, per=self.per), self.modalities[0])
+        self.mean.copy_(mean)
         self.noise.copy_(LEAST * usual(variance))
 
     def linear(self, modality: str) -> Line:
@@ -49,8 +58,10 @@ class Coordinates(nn.Module):
 
     def forward(self, cells: Cells, given: Given | None = None) -> Code:
         """The values."""
-        values = cells.measured[self.modalities[0]]
-        return Code(values.dense() if isinstance(values, CSR) else values)
+        (m,) = self.modalities
+        values, mask = prepared(cells, self.modalities, per=self.per).measured[m], cells.mask(m)
+        dense = values.dense() if isinstance(values, CSR) else values
+        return Code(dense if mask is None else dense + ~mask * self.mean)
 
     def propose(self, cells: Cells) -> Float[Tensor, "n d"]:
         """The values."""

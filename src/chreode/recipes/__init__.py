@@ -7,6 +7,7 @@ from chreode.recipes.free import glo, gon, vad
 from chreode.recipes.fused import multivi, totalvi
 from chreode.recipes.joint import multidgd
 from chreode.recipes.linear import factor_analysis, mofa, pca, zifa
+from chreode.recipes.regulation import flecs
 from chreode.recipes.scanvi import scanvi
 from chreode.recipes.trajectory import cell_mnn, neural_ode
 from chreode.recipes.vae import beta_vae, dhsic_vae, ldvae, scvae, scvi, vae
@@ -19,6 +20,7 @@ __all__ = [
     "dgd",
     "dhsic_vae",
     "factor_analysis",
+    "flecs",
     "flow_matching",
     "glo",
     "gon",
