@@ -33,9 +33,10 @@ def growth_rates(
               \beta(p) = 0.3 + \frac{1.4}{1 + e^{-8 (p - 0.25)}}, \quad
               \delta(a) = 0.3 + \frac{1.4}{1 + e^{-20 (a - 0.1)}}
 
-    with scores p and a: means over the genes of log-normalised counts in standard deviations of each gene over
-    all cells, at most 5. Without genes of apoptosis death is as in an average cell. Rates are per day, as the
-    curves were made for reprogrammed fibroblasts: a prior guess, to be scaled by what is known of a tissue.
+    with scores p and a: means over the genes of log-normalised counts, in standard deviations of each gene
+    over all cells, at most 5. Without genes of apoptosis death is as in an average cell. Rates are per day,
+    and the curves were made for reprogrammed fibroblasts: a first guess, to be scaled by what is known of a
+    tissue.
 
     Parameters
     ----------

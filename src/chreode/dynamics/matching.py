@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["mmd", "shares", "sinkhorn"]
 
+_MOST = 300  # iterations, which what is left over hardly shows in the least of transport
+
 
 def mmd(
     x: Float[Tensor, "n d"],
@@ -91,7 +93,7 @@ def sinkhorn(
     spread = 2 * y.detach().var(0, correction=0).sum()
     scale = float(spread) or float(cost.detach().mean()) or 1.0
     width = epsilon * scale
-    _, g = potentials(cost.detach(), weights=(a, b), epsilon=width, tolerance=1e-3)
+    _, g = potentials(cost.detach(), weights=(a, b), epsilon=width, tolerance=1e-3, most=_MOST)
     return _least(cost, (a, b), g, width) - (_own(x, a, width) + _own(y, b, width)) / 2
 
 
