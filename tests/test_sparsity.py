@@ -76,7 +76,7 @@ def test_a_recipe_weighs_them() -> None:
     for weight in (0.0, 10.0):
         recipe = ch.recipes.neural_ode(hidden=(8, 8), sparsity=weight)
         model = ch.fit(cells, recipe, epochs=60, progress=False)
-        left[weight] = float(model.module.dynamics.field.paths().mean())
+        left[weight] = float(model.module.dynamics.field.paths().detach().mean())
         assert ("sparsity" in model.history) == (weight > 0)
     assert left[10.0] < 0.3 * left[0.0]
     with pytest.raises(ch.errors.InputError, match="sparsity"):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from chreode.axes import Float, Tensor
-from chreode.dynamics.fields import confinement
+from chreode.dynamics.fields import confined, confinement
 
 if TYPE_CHECKING:
     from chreode.dynamics.solve import Operator
@@ -76,8 +76,7 @@ class Clamped:
 
     def __call__(self, z: Float[Tensor, "n d"], t: Float[Tensor, " n"]) -> Float[Tensor, "n d"]:
         """The velocity."""
-        velocity, here = self.field(z, t) @ self.along, z @ self.along
-        return velocity - confinement(velocity, here, self.field.reach)[:, None] * here
+        return confined(self.field(z, t) @ self.along, z @ self.along, self.field.reach)
 
     def _operator(
         self, z: Float[Tensor, "n d"], t: Float[Tensor, " n"]

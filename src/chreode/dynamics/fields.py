@@ -46,10 +46,7 @@ class Perceptron(nn.Module):
 
     def forward(self, z: Float[Tensor, "n d"], t: Float[Tensor, " n"]) -> Float[Tensor, "n d"]:
         """The velocity."""
-        velocity = self.layers(torch.cat([z, t[:, None]], 1))
-        if _within(z, self.reach):
-            return velocity
-        return velocity - confinement(velocity, z, self.reach)[:, None] * z
+        return confined(self.layers(torch.cat([z, t[:, None]], 1)), z, self.reach)
 
     def paths(self) -> Float[Tensor, "d d"]:
         """The weights of all paths from each coordinate of the state to each of the velocity (its rows)."""
@@ -140,6 +137,15 @@ def confinement(
     share = (square.sqrt() / reach - 1).clamp(0, 1)
     weight = share * share * (3 - 2 * share)
     return weight * (velocity * z).sum(1).clamp_min(0) / square
+
+
+def confined(
+    velocity: Float[Tensor, "n d"], z: Float[Tensor, "n d"], reach: Float[Tensor, ""]
+) -> Float[Tensor, "n d"]:
+    """A velocity less what `confinement` takes."""
+    if _within(z, reach):
+        return velocity
+    return velocity - confinement(velocity, z, reach)[:, None] * z
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from chreode.axes import Float, Int, Tensor
-from chreode.dynamics.fields import confinement
+from chreode.dynamics.fields import confined
 
 __all__ = ["Regulation"]
 
@@ -80,5 +80,4 @@ class Regulation(nn.Module):
     def forward(self, u: Float[Tensor, "n g"], t: Float[Tensor, " n"]) -> Float[Tensor, "n g"]:
         """The velocity."""
         production = self.log_top.exp() * torch.sigmoid(u @ self.weights().T + self.bias)
-        velocity = self.rates() * (production - (u - self.zero))
-        return velocity - confinement(velocity, u, self.reach)[:, None] * u
+        return confined(self.rates() * (production - (u - self.zero)), u, self.reach)
