@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from scipy.integrate import solve_ivp
+from scipy.optimize import linear_sum_assignment
 
 import chreode as ch
 from chreode.dynamics.regulation import Regulation
@@ -110,6 +113,24 @@ def test_a_field_begins_at_the_levels_that_were_seen() -> None:
     assert (velocity[:, 2].abs() < 1e-3).all()
     # Production is never negative: nothing falls below none.
     assert (field(-centre.expand(5, 3), torch.zeros(5)) >= 0).all()
+
+
+@pytest.mark.parametrize("length", [2, 3])
+def test_paths_follow_the_cells_that_transport_takes_for_the_same(length: int) -> None:
+    adata = course()
+    cells = ch.read(adata, values="continuous", time="day").numbered()
+    build = ch.recipes.flecs(length=length).build(cells.layout)
+    build.model.dynamics.begin(torch.from_numpy(adata.X))
+    motion, x = build.model.dynamics, torch.from_numpy(adata.X).split(100)
+    partner = [linear_sum_assignment(torch.cdist(a, b).square())[1] for a, b in pairwise(x)]
+    far = []
+    for start in range(3):
+        z, cell = x[start], np.arange(100)
+        for t in range(start, min(start + length - 1, 3)):
+            z, cell = motion(z, *(torch.full((100,), DAYS[s]) for s in (t, t + 1))), partner[t][cell]
+            far.append(((z - x[t + 1][cell]) / motion.scale).square().mean())
+    values = build.objective(build.model, build.model(cells), share=len(cells))
+    torch.testing.assert_close(values["paths"], torch.stack(far).mean())
 
 
 def test_levels_below_zero_are_measured_from_the_least() -> None:

@@ -74,7 +74,8 @@ def paths(latent: str, *, length: int = 3) -> Term:
     .. math:: E\,\big\lVert \phi_{t_0 \to t_k}(z_0) - z_k \big\rVert^2 / d, \qquad k = 1 \ldots K - 1
 
     along paths of K cells of successive times, each drawn from the plan of least mean squared distance given
-    the one before; in units of the field.
+    the one before; in units of the field. Where cells have growth rates, each counts in the plan as many as
+    it will be.
 
     Parameters
     ----------
@@ -90,14 +91,16 @@ def paths(latent: str, *, length: int = 3) -> Term:
 
     def of(model: LatentModel, trace: Trace) -> Tensor:
         motion, groups = model.dynamics, _groups(model, trace, latent)
+        growth, at = trace.cells.growth, trace.cells.snapshot
         far: list[Tensor] = []
         under_way: list[tuple[Tensor, Tensor]] = []  # states by now, and which cell each is taken to be
         for t, (before, after) in enumerate(itertools.pairwise(groups)):
             if not len(before) or not len(after):
                 under_way = []
                 continue
-            partner = _partners(before.detach(), after.detach())
-            under_way = [*under_way, (before, torch.arange(len(before)))][1 - length :]
+            grown = None if growth is None else motion.grown(growth[at == t], start=t, end=t + 1)
+            partner = _partners(before.detach(), after.detach(), grown)
+            under_way = [*under_way, (before, torch.arange(len(before), device=before.device))][1 - length :]
             z, cell = (torch.cat(part) for part in zip(*under_way, strict=True))
             start, end = (motion.instants[s].expand(len(z)) for s in (t, t + 1))
             z, cell = motion.move(z, start, end), partner[cell]
@@ -157,11 +160,11 @@ def _apart(predicted: Tensor, observed: Tensor, distance: Distance, weights: Ten
     return sinkhorn(predicted, observed, weights=weights) / observed.shape[1]
 
 
-def _partners(before: Tensor, after: Tensor) -> Tensor:
+def _partners(before: Tensor, after: Tensor, grown: Tensor | None) -> Tensor:
     """For each cell one of the next time, drawn from the plan of least mean squared distance."""
     before, after = before.double(), after.double()
     cost = torch.cdist(before, after).square()
-    plan = transport(cost, weights=(shares(before), shares(after))).to(before.device)
+    plan = transport(cost, weights=(shares(before, grown), shares(after))).to(before.device)
     return torch.multinomial(plan, 1)[:, 0]
 
 
