@@ -396,5 +396,6 @@ def _written(value: Any) -> str:
     if isinstance(value, (list, tuple, np.ndarray)):
         return ", ".join(_written(v) for v in value)
     if isinstance(value, Mapping):
-        return ", ".join(f"{_words(k)} {_written(v)}" for k, v in value.items())
+        shown = [f"{_words(k)} {_written(v)}" for k, v in list(value.items())[:12]]
+        return ", ".join(shown) + (f" and {len(value) - 12:,} more" if len(value) > 12 else "")
     return number(value.item() if isinstance(value, np.generic) else value)
