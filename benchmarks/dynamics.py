@@ -37,9 +37,14 @@ from chreode.evaluate.transport import energy_distance, variance_ratio, wasserst
 RECIPES = {
     "cell_mnn": ch.recipes.cell_mnn(),
     "cell_mnn, as published": ch.recipes.cell_mnn(affine=False, steps=0),
+    "cell_mnn, sinkhorn": ch.recipes.cell_mnn(distance="sinkhorn"),
     "neural_ode": ch.recipes.neural_ode(),
     "flow_matching, ot": ch.recipes.flow_matching(),
     "flow_matching, independent": ch.recipes.flow_matching(coupling="independent"),
+    "flow_matching, unbalanced": ch.recipes.flow_matching(coupling="unbalanced"),
+    "metric_flow_matching, land": ch.recipes.metric_flow_matching(metric="land"),
+    "metric_flow_matching, rbf": ch.recipes.metric_flow_matching(metric="rbf"),
+    "sf2m": ch.recipes.sf2m(),
 }
 BASELINES = ("time before", "time after", "transport")
 MOST = 3000  # cells of a time, beyond which as many are drawn
