@@ -107,7 +107,7 @@ WRONG = {
         ("--coordinates", "X_umap"),
         r"Expected obsm['X_umap'] in course.h5ad; found 'X_pca'",
     ),
-    "no coordinates at all": (_in_x, (), "it has no obsm. Name coordinates that are there; where X itself"),
+    "no coordinates at all": (_in_x, (), "it has no obsm. Where X itself holds them"),
     "too many dimensions": (course, ("--dims", 7), "Expected 7 dimensions in obsm['X_pca']"),
     "no dimension": (course, ("--dims", 0), "Expected dims to be a whole number of at least 1; found 0"),
     "missing coordinates": (_with_nan, (), "1 of 90 cells with missing or infinite ones (first: 'cell7')"),

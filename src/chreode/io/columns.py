@@ -248,7 +248,8 @@ def _numbers(column: pd.Series, name: str, *, what: str = "continuous") -> np.nd
     try:
         numbers = np.asarray(pd.to_numeric(plain), dtype=np.float64)
     except (ValueError, TypeError) as error:
-        msg = f"Expected numbers in column {name!r}, which is {what}; found other values ({error})."
+        msg = f"Expected numbers in column {name!r}, which is {what}; found other values ({error}). Write "
+        msg += "numbers there, all in one unit."
         raise InputError(msg) from error
     if np.isinf(numbers).any():
         count = int(np.isinf(numbers).sum())

@@ -58,9 +58,13 @@ def at_coordinates(source: Source, schema: Schema, like: Fitted | None) -> tuple
 def _values(source: Source, key: str) -> np.ndarray:
     if key not in source.tables:
         found = f"found {listing(sorted(source.tables))}" if source.tables else "it has no obsm"
-        msg = f"Expected obsm[{key!r}] in {source.name}; {found}.{nearest(key, source.tables)}"
-        msg += " Name coordinates that are there; where X itself holds them, leave coordinates out and read "
-        raise InputError(msg + 'values="continuous" (--values continuous).')
+        msg = f"Expected obsm[{key!r}] in {source.name}; {found}.{nearest(key, source.tables)} "
+        remedy = "Name coordinates that are there."
+        if not source.tables:
+            remedy = (
+                'Where X itself holds them, read values="continuous" (--values continuous) in their place.'
+            )
+        raise InputError(msg + remedy)
     stored: Any = source.tables[key]()
     stored = stored.toarray() if hasattr(stored, "toarray") else stored
     try:

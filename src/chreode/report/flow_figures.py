@@ -120,7 +120,7 @@ def marginals(model: Any, *, axes: tuple[int, int] | None = None, seed: int = 0)
     columns = min(len(found), 4)
     rows = -(-len(found) // columns)
     figure = canvas(3.0 * columns, 3.3 * rows + 0.3)
-    every = plane.place(embedded.embedding)
+    every = plane.place(np.concatenate([embedded.embedding, *(a.arrived for a in found)]))
     low, high = every.min(0), every.max(0)
     pad = 0.14 * (high - low)
     for i, arrival in enumerate(found):

@@ -24,7 +24,7 @@ WIDTH, HEIGHT, PANEL = 560.0, 460.0, 300.0
 EDGE = 34.0  # of a panel, for densities
 SHOWN = 2500  # cells behind lines
 BESIDE = 500  # cells of each sample in a panel
-ARRIVALS = 8  # panels
+ARRIVALS = 8  # panels, and rings on a way
 
 
 class Frame(NamedTuple):
@@ -76,16 +76,17 @@ def flow_section(model: Any, *, seed: int = 0, progress: bool = False) -> dict[s
     steps = 1 + np.unique(np.linspace(0, len(motion.times) - 2, ARRIVALS).round().astype(int))
     rows = by_time(embedded, most=SHOWN, seed=seed)
     xy = plane.place(embedded.embedding[rows])
-    frame = Frame.around(xy, width=WIDTH, height=HEIGHT)
     with tqdm(total=len(steps) + 2, desc="draw the dynamics", disable=not progress) as bar:
         flow = streams(xy, velocities(embedded, rows) @ plane.axes)
         bar.update()
         moments, codes = paths(embedded, seed=seed)
+        ways = plane.place(codes)
         bar.update()
         found = []
         for step in steps.tolist():
             found += arrivals(embedded, steps=[step], seed=seed)
             bar.update()
+    frame = Frame.around(np.concatenate([xy, ways.reshape(-1, 2)]), width=WIDTH, height=HEIGHT)
     return {
         "absent": "",
         "column": time.column,
@@ -99,7 +100,7 @@ def flow_section(model: Any, *, seed: int = 0, progress: bool = False) -> dict[s
         "height": HEIGHT,
         "cells": _dots_by_time(frame.place(xy), embedded.cells.snapshot.cpu().numpy()[rows], seed=seed),
         "streams": [_stream(frame.place(s.points), s.speed) for s in flow],
-        **_ways(frame.place(plane.place(codes)), moments, motion.times),
+        **_ways(frame.place(ways), moments, motion.times),
         "arrivals": _panels(found, plane, xy),
         "steps": len(motion.times) - 1,
     }
@@ -140,9 +141,8 @@ def _ways(
     ways: Float[np.ndarray, "k m 2"], moments: Float[np.ndarray, " k"], times: Sequence[float]
 ) -> dict[str, Any]:
     """Lines of cells that are followed, and where each is at the measured times."""
-    stops = [
-        {"time": i, "path": _dots(ways[int(np.argmin(np.abs(moments - t)))])} for i, t in enumerate(times)
-    ]
+    shown = np.unique(np.linspace(0, len(times) - 1, ARRIVALS).round().astype(int)).tolist()
+    stops = [{"time": i, "path": _dots(ways[int(np.argmin(np.abs(moments - times[i])))])} for i in shown]
     return {
         "ways": [_line(ways[:, i]) for i in range(ways.shape[1])],
         "stops": stops,
@@ -153,7 +153,8 @@ def _ways(
 def _panels(found: Sequence[Arrival], plane: Plane, xy: Float[np.ndarray, "n 2"]) -> list[dict[str, Any]]:
     """Measured and predicted cells of each step, with densities along two edges, and their distances."""
     shape = {"width": PANEL - EDGE, "height": PANEL - EDGE}
-    frame = Frame.around(xy, **shape, room=4.0)
+    every = np.concatenate([xy, *(plane.place(arrival.arrived) for arrival in found)])
+    frame = Frame.around(every, **shape, room=4.0)
     panels = []
     for arrival in found:
         samples = {"measured": arrival.measured, "predicted": arrival.arrived}
@@ -172,7 +173,7 @@ def _panels(found: Sequence[Arrival], plane: Plane, xy: Float[np.ndarray, "n 2"]
                 "n": len(arrival.measured),
                 "distances": distances,
                 "samples": [
-                    {"name": name, "dots": _dots(np.clip(spots[:BESIDE], -2, PANEL)), "edges": edges}
+                    {"name": name, "dots": _dots(spots[:BESIDE]), "edges": edges}
                     for (name, spots), edges in zip(
                         places.items(), _edges(list(places.values())), strict=True
                     )

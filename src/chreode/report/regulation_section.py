@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["regulation_section"]
 
 CELL = 15.0  # of a heat map
-RING, RADIUS = 420.0, 118.0
-LONGEST = 12  # of a name, which is cut beyond it
+RING, RADIUS = 420.0, 106.0
+LONGEST = 11  # of a name, which is cut beyond it
 GROUPS = 6  # of one kind
 FEWEST = 20  # cells of a group that is shown: a bootstrap of fewer says little
 GENES = 25
@@ -72,11 +72,13 @@ def regulation_section(model: Any, *, seed: int = 0, progress: bool = False) -> 
             tables[column] = _large(interactions(some, groups=column, **among), some, column=column)
             bar.update()
     tables = {column: table for column, table in tables.items() if len(table)}
+    kind = embedded.cells.layout.modalities[embedded.modality(None)].kind
     called = _called(embedded, genes)
     by = columns[1] if len(columns) > 1 and columns[1] in tables else ""
     heat = heat_of(tables[by] if by else every, features=genes)
     return {
         "absent": "",
+        "what": "gene" if kind == "counts" else "feature",
         "genes": len(genes),
         "cells": len(some),
         "by": by,
@@ -91,13 +93,12 @@ def regulation_section(model: Any, *, seed: int = 0, progress: bool = False) -> 
 
 
 def _called(embedded: Embedded, genes: Sequence[str]) -> dict[str, str]:
-    """Symbols of genes where there are any, else their names; cut where they are long."""
+    """Symbols of genes where there are any, else their names; long ones are cut, but for their ends."""
     described = embedded.cells.layout.modalities[embedded.modality(None)]
     symbols = dict(zip(described.names, described.symbols or described.names, strict=True))
     words = {gene: symbols.get(gene) or gene for gene in genes}
-    return {
-        g: w if len(w) <= LONGEST else f"{w[: LONGEST - 1]}\N{HORIZONTAL ELLIPSIS}" for g, w in words.items()
-    }
+    dots = "\N{HORIZONTAL ELLIPSIS}"
+    return {g: w if len(w) <= LONGEST else w[:4] + dots + w[5 - LONGEST :] for g, w in words.items()}
 
 
 def _large(table: pd.DataFrame, embedded: Embedded, *, column: str) -> pd.DataFrame:
