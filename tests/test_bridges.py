@@ -252,6 +252,11 @@ def test_growth_is_read_kept_and_refused_where_it_is_missing(tmp_path) -> None:
     adata.obs.loc["cell 3", "rate"] = np.nan
     with pytest.raises(InputError, match=r"growth rate for every cell in column 'rate'; found 1 cell"):
         ch.read(adata, coordinates="X_true", time="day", growth="rate")
+    adata.obs["rate"] = np.where(adata.obs["day"] == 0, 20.0, 1.0)
+    with pytest.raises(InputError, match="differ by 19 over 1"):
+        ch.read(adata, coordinates="X_true", time="day", growth="rate")
+    with pytest.raises(InputError, match="times beside growth='rate'"):
+        ch.read(adata, coordinates="X_true", growth="rate")
     adata.obs["rate"] = "fast"
     with pytest.raises(InputError, match="numbers in column 'rate', which is a growth rate"):
         ch.read(adata, coordinates="X_true", time="day", growth="rate")

@@ -10,6 +10,7 @@ from sklearn.metrics.pairwise import laplacian_kernel
 
 from chreode.dynamics.coupling import interpolate, pairs, transport
 from chreode.dynamics.matching import mmd, shares, sinkhorn
+from chreode.errors import InputError
 from chreode.evaluate.transport import energy_distance, variance_ratio, wasserstein
 
 
@@ -125,7 +126,7 @@ def test_sinkhorn_is_that_of_the_reference(epsilon: float):
 def test_sinkhorn_is_nothing_for_equal_samples_and_never_negative():
     x, y = samples(50, 50, shift=0.0)
     order = torch.randperm(50, generator=torch.Generator().manual_seed(0))
-    assert float(sinkhorn(x, x[order])) == pytest.approx(0, abs=1e-4)
+    assert float(sinkhorn(x, x[order])) == pytest.approx(0, abs=1e-3)
     for size in (2, 10, 50):
         assert float(sinkhorn(x[:size], y[-size:])) > 0
     assert float(sinkhorn(x, x + 3.0)) == pytest.approx(27, rel=1e-3)  # a shift by 3 in 3 dimensions
@@ -171,6 +172,12 @@ def test_relaxed_plans_are_those_of_the_reference(penalty: float):
     held = transport(cost, weights=(a, b), epsilon=1.0)
     expected = ot.sinkhorn(*marginals, cost.numpy(), 1.0, numItermax=20000, stopThr=1e-13)
     np.testing.assert_allclose(held.numpy(), expected, atol=1e-4 * expected.max())
+
+
+def test_relaxed_marginals_ask_for_an_epsilon():
+    x, y = samples(5, 6)
+    with pytest.raises(InputError, match="epsilon above 0"):
+        transport(torch.cdist(x, y), weights=(shares(x), shares(y)), penalty=1.0)
 
 
 def test_a_pair_that_is_far_apart_keeps_less_of_its_mass():

@@ -10,6 +10,7 @@ import torch
 from chreode.axes import Float, Int, Tensor
 from chreode.dynamics.entropic import potentials
 from chreode.dynamics.matching import shares
+from chreode.errors import InputError
 
 __all__ = ["Coupling", "interpolate", "pairs", "transport"]
 
@@ -43,6 +44,11 @@ def transport(
     penalty
         :math:`\lambda`, above 0, in units of the cost.
 
+    Raises
+    ------
+    InputError
+        For a finite penalty without an epsilon.
+
     References
     ----------
     Chizat et al. (2018), doi:10.1090/mcom/3303.
@@ -59,6 +65,9 @@ def transport(
             [0.0000, 0.3400]], dtype=torch.float64)
     """
     a, b = weights
+    if epsilon == 0 and penalty < float("inf"):
+        msg = f"Expected epsilon above 0 beside penalty={penalty:g}; found 0. Give a small one."
+        raise InputError(msg)
     if epsilon == 0:
         import ot
 

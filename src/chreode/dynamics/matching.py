@@ -65,8 +65,9 @@ def sinkhorn(
     .. math:: W_\epsilon(x, y) - \tfrac12 W_\epsilon(x, x) - \tfrac12 W_\epsilon(y, y), \qquad
               W_\epsilon = \min_P \langle C, P \rangle + \epsilon s\,\mathrm{KL}(P \,\|\, a b^\top)
 
-    with squared distances C. It is 0 for equal samples and never negative; for small :math:`\epsilon` it is
-    the squared Wasserstein-2 distance, for large ones the squared distance of the means.
+    with squared distances C. It is 0 for equal samples and never negative, up to what the iteration leaves
+    (about 1e-5 s); for small :math:`\epsilon` it is the squared Wasserstein-2 distance, for large ones the
+    squared distance of the means.
 
     Parameters
     ----------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +13,9 @@ from chreode.io.schema import listing
 if TYPE_CHECKING:
     from chreode.cells import Cells
 
-__all__ = ["refuse_constant", "refuse_single_times", "refuse_unlinked"]
+__all__ = ["refuse_constant", "refuse_growth", "refuse_single_times", "refuse_unlinked"]
+
+_MOST = 1e6  # cells that one cell of the first time may become, for each that another does
 
 
 def refuse_constant(cells: Cells) -> None:
@@ -67,6 +70,30 @@ def refuse_single_times(cells: Cells) -> None:
             f"Expected several cells at every time in column {time.column!r}; found a single one at "
             f"{listing(few)}. Leave these cells out, or bring their times together (a pseudotime to a few "
             "bins)."
+        )
+        raise InputError(msg)
+
+
+def refuse_growth(cells: Cells) -> None:
+    """Refuse growth rates that cannot be: of cells without times, or by which a few cells become all.
+
+    Raises
+    ------
+    InputError
+        When there are no times, or one cell would have become a million times as many as another by the last.
+    """
+    column, time = cells.layout.in_role("growth"), cells.layout.in_role("time")
+    if column is None or cells.growth is None:
+        return
+    if time is None:
+        msg = f"Expected times beside growth={column.column!r}; found none. Name their column with time=."
+        raise InputError(msg)
+    spread, span = float(cells.growth.max() - cells.growth.min()), time.times[-1] - time.times[0]
+    if spread * span > math.log(_MOST):
+        msg = (
+            f"Expected growth rates in column {column.column!r} per unit of the times in {time.column!r}, by "
+            f"which no cell becomes {_MOST:,.0f} times as many as another; found rates that differ by "
+            f"{spread:g} over {span:g}. Divide them, or give logarithms where they are factors."
         )
         raise InputError(msg)
 

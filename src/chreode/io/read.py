@@ -13,7 +13,7 @@ import torch
 from chreode.axes import Tensor
 from chreode.cells import Cells, Reading
 from chreode.errors import InputError
-from chreode.io.check import refuse_constant, refuse_single_times, refuse_unlinked
+from chreode.io.check import refuse_constant, refuse_growth, refuse_single_times, refuse_unlinked
 from chreode.io.columns import Column, labelled, learn, reuse
 from chreode.io.coordinates import at_coordinates
 from chreode.io.gather import Room
@@ -157,6 +157,7 @@ def read(
         if like is None:
             refuse_constant(cells)
             refuse_single_times(cells)
+            refuse_growth(cells)
             refuse_unlinked(cells)
         for message in cells.reading.messages:
             logging.getLogger(__name__).warning(message)
