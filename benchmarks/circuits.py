@@ -3,8 +3,8 @@
     python benchmarks/circuits.py --folder kept --out benchmarks/results/circuits.md
 
 Cells are started in populations, follow the true equations exactly, and are measured at six times, 150 of
-each population at each (a cell once, as cells are destroyed). Recipes are fitted at their defaults, and with a
-tenth of the usual weight of the kinetic energy, which shrinks velocities. Their Jacobians
+each population at each (a cell once, as cells are destroyed). Recipes are fitted at their defaults, and with
+a tenth of the usual weight of the kinetic energy, which shrinks velocities. Their Jacobians
 (`chreode.interpret.interactions.jacobians`) are compared with the true ones at the measured cells, over
 entries that are not of a gene on itself: the signs of entries above a tenth of the largest true one, the area
 under the curve by which the mean absolute entry tells edges from none, and the correlation of all entries.
