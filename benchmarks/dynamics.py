@@ -44,6 +44,7 @@ RECIPES = {
     "flow_matching, unbalanced": ch.recipes.flow_matching(coupling="unbalanced"),
     "metric_flow_matching, land": ch.recipes.metric_flow_matching(metric="land"),
     "metric_flow_matching, rbf": ch.recipes.metric_flow_matching(metric="rbf"),
+    "metric_flow_matching, penalty=0.3": ch.recipes.metric_flow_matching(penalty=0.3),
     "sf2m": ch.recipes.sf2m(),
 }
 BASELINES = ("time before", "time after", "transport")

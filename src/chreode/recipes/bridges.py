@@ -100,6 +100,7 @@ def metric_flow_matching(
     *,
     dim: Dim = None,
     hidden: Widths = (64, 64, 64),
+    penalty: Above | None = None,
     metric: Literal["land", "rbf"] = "land",
     bandwidth: Above = 0.25,
     floor: Above = 0.1,
@@ -111,7 +112,7 @@ def metric_flow_matching(
               + E\,\dot z_u^\top G(z_u)\,\dot z_u / d, \quad
               z_u = (1 - u) z_0 + u z_1 + 2 u (1 - u)\,\varphi(z_0, z_1, t)
 
-    over pairs by optimal transport, with a metric G that is small where cells are. The page
+    over pairs of a coupling, with a metric G that is small where cells are. The page
     *metric_flow_matching* of the documentation says more (doi:10.48550/arXiv.2405.14780).
 
     Parameters
@@ -120,6 +121,9 @@ def metric_flow_matching(
         As of `cell_mnn`.
     hidden
         Widths of the hidden layers of the field, and of the network that bends ways.
+    penalty
+        Of cells left behind by unbalanced couplings, as of `flow_matching`; None pairs all, by optimal
+        transport.
     metric
         ``land``, by kernels at the cells of the minibatch; ``rbf``, by kernels at centres of all cells.
     bandwidth
@@ -135,5 +139,6 @@ def metric_flow_matching(
         lengths = Land(bandwidth=bandwidth, floor=floor) if land else Radial(d, floor=floor)
         return Guided(d, hidden=hidden, metric=lengths)
 
-    term = geodesic_matching("cell", pairing=Pairing(), noise=noise)
+    pairing = Pairing() if penalty is None else Pairing(blur=_BLUR, penalty=penalty)
+    term = geodesic_matching("cell", pairing=pairing, noise=noise)
     return in_motion(layout, dim, field, (term,), steps=_STEPS)
