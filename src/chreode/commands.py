@@ -326,11 +326,13 @@ def recipes(name: str | None) -> None:
             table.add_row(argument, Text(shown), Text(meanings.get(argument, "")))
         Console().print(table)
         return
-    table = Table("recipe", "what it is", title="Recipes")
-    table.add_column("cite", overflow="fold")
+    table = Table("recipe", title="Recipes")
+    table.add_column("what it is, and whom to cite", overflow="fold")
     for known in sorted(registry):
         definition = registry[known]
-        table.add_row(known, definition.summary, "; ".join(_citation(key) for key in definition.cite))
+        # A line each: in a column of their own DOIs break, and cannot be copied.
+        cited = "\n".join(_citation(key) for key in definition.cite)
+        table.add_row(known, Text(definition.summary).append(f"\n{cited}", style="dim"))
     Console().print(table)
 
 
