@@ -162,7 +162,6 @@ def main() -> None:
         "energy": "energy distance",
         "mmd": "MMD",
         "variance": "variance ratio",
-        "seconds": "seconds a fit",
     }
     parts = {
         str(title): results.table(group, by=["method"], columns=columns)
