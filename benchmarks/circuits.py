@@ -21,10 +21,7 @@ repressing the next, and one activation across.
 
 from __future__ import annotations
 
-import argparse
-import warnings
 from itertools import product
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
@@ -171,18 +168,7 @@ def trial(name: str, starts: int, method: str, seed: int) -> dict[str, float]:
 
 def main() -> None:
     """Simulate, fit, compare, write the table."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument("--circuits", nargs="+", default=list(CIRCUITS))
-    parser.add_argument("--starts", nargs="+", type=int, default=[8, 1])
-    parser.add_argument("--methods", nargs="+", default=list(RECIPES))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--folder", type=Path, required=True, help="where finished runs are kept")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
+    options = results.options(__doc__, circuits=list(CIRCUITS), starts=[8, 1], methods=list(RECIPES))
     runs: list[dict[str, Any]] = []
     for name, starts, method, seed in product(
         options.circuits, options.starts, options.methods, options.seeds
@@ -207,10 +193,7 @@ def main() -> None:
         )
         for starts, group in frame.groupby("starts", sort=False)
     }
-    print("\n\n".join(parts.values()))
-    if options.out:
-        command = "python benchmarks/circuits.py --folder kept --out benchmarks/results/circuits.md"
-        results.write(options.out, title="Circuits with a known Jacobian", command=command, parts=parts)
+    results.show(options.out, title="Circuits with a known Jacobian", script="circuits", parts=parts)
 
 
 if __name__ == "__main__":

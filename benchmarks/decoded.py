@@ -16,10 +16,7 @@ molecules a cell; the third time is left out.
 
 from __future__ import annotations
 
-import argparse
-import warnings
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import anndata as ad
@@ -125,17 +122,7 @@ def trial(name: str, *, method: str, seed: int) -> dict[str, float]:
 
 def main() -> None:
     """Predict, decode, compare, write the table."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument("--sets", nargs="+", default=["a549", "simulated"])
-    parser.add_argument("--methods", nargs="+", default=list(METHODS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--folder", type=Path, required=True, help="where finished runs are kept")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
+    options = results.options(__doc__, sets=["a549", "simulated"], methods=METHODS)
     runs: list[dict[str, Any]] = []
     for name, method, seed in product(options.sets, options.methods, options.seeds):
         path = options.folder / f"{name}-{method.replace(' ', '_')}-{seed}.json"
@@ -150,10 +137,7 @@ def main() -> None:
         str(name): results.table(group, by=["method"], columns=columns)
         for name, group in pd.DataFrame(runs).groupby("set", sort=False)
     }
-    print("\n\n".join(parts.values()))
-    if options.out:
-        command = "python benchmarks/decoded.py --folder kept --out benchmarks/results/decoded.md"
-        results.write(options.out, title="Forecasts decoded to counts", command=command, parts=parts)
+    results.show(options.out, title="Forecasts decoded to counts", script="decoded", parts=parts)
 
 
 if __name__ == "__main__":

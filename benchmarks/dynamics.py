@@ -16,11 +16,8 @@ time left out, at half the number of cells: Wasserstein distances fall with it.
 
 from __future__ import annotations
 
-import argparse
 import time
-import warnings
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import anndata as ad
@@ -131,21 +128,16 @@ def thinned(x: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def main() -> None:
     """Predict, score, write the table."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument("--sets", nargs="+", default=["eb 5 all", "eb 5 train", "eb 50 all", *_TABLES])
-    parser.add_argument("--methods", nargs="+", default=[*BASELINES, "floor", *RECIPES])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--folder", type=Path, required=True, help="where finished runs are kept")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
+    options = results.options(
+        __doc__,
+        sets=["eb 5 all", "eb 5 train", "eb 50 all", *_TABLES],
+        methods=[*BASELINES, "floor", *RECIPES],
+    )
     runs: list[dict[str, Any]] = []
+    read = {name: thinned(*load(name)) for name in {chosen.split()[0] for chosen in options.sets}}
     for chosen, method, seed in product(options.sets, options.methods, options.seeds):
         name, dims, scale = (*chosen.split(), "", "")[:3]
-        x, t = thinned(*load(name))
+        x, t = read[name]
         x = x[:, : int(dims or x.shape[1])]
         path = options.folder / f"{'-'.join([name, dims, scale])}-{method.replace(' ', '_')}-{seed}.json"
         found = results.kept(
@@ -167,10 +159,7 @@ def main() -> None:
         str(title): results.table(group, by=["method"], columns=columns)
         for title, group in pd.DataFrame(runs).groupby("set", sort=False)
     }
-    print("\n\n".join(parts.values()))
-    if options.out:
-        command = "python benchmarks/dynamics.py --folder kept --out benchmarks/results/dynamics.md"
-        results.write(options.out, title="A time left out", command=command, parts=parts)
+    results.show(options.out, title="A time left out", script="dynamics", parts=parts)
 
 
 if __name__ == "__main__":

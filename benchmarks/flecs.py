@@ -22,17 +22,13 @@ before.
 
 from __future__ import annotations
 
-import argparse
-import warnings
 from itertools import product
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import results
-import torch
 from data import FOLDER
 from scipy.integrate import solve_ivp
 from sklearn.metrics import roc_auc_score
@@ -228,15 +224,7 @@ def left_out(method: str, seed: int) -> dict[str, float]:
 
 def main() -> None:
     """Simulate, fit, knock out, forecast, write the tables."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--folder", type=Path, required=True, help="where finished runs are kept")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
+    options = results.options(__doc__)
     tasks = {
         "Knock-outs of simulated circuits": (
             knocked_out,
@@ -262,10 +250,7 @@ def main() -> None:
             found = results.kept(path, lambda trial=trial, m=method, s=seed: trial(m, s))
             runs.append({"method": method, "seed": seed, **found})
         parts[title] = results.table(pd.DataFrame(runs), by=["method"], columns=columns)
-    print("\n\n".join(parts.values()))
-    if options.out:
-        command = "python benchmarks/flecs.py --folder kept --out benchmarks/results/flecs.md"
-        results.write(options.out, title="Regulation by a network", command=command, parts=parts)
+    results.show(options.out, title="Regulation by a network", script="flecs", parts=parts)
 
 
 if __name__ == "__main__":

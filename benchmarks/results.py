@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
 import shutil
 import subprocess
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,11 +27,13 @@ __all__ = [
     "job",
     "kept",
     "log_normalise",
+    "options",
     "paired",
     "principal",
     "put",
     "run_peer",
     "save",
+    "show",
     "table",
     "write",
 ]
@@ -133,6 +137,33 @@ def kept(path: Path, compute: Callable[[], dict[str, float]]) -> dict[str, float
         path.write_text(json.dumps(compute()))
         print(path.stem, path.read_text(), flush=True)
     return json.loads(path.read_text())
+
+
+def options(doc: str | None, **choices: Sequence[Any]) -> argparse.Namespace:
+    """What is asked of a benchmark that keeps its runs: some of each choice, seeds, and folder and table.
+
+    Sets one thread, hides warnings and makes the folder.
+    """
+    import torch
+
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, values in (choices | {"seeds": [0, 1, 2]}).items():
+        parser.add_argument(f"--{name}", nargs="+", type=type(values[0]), default=list(values))
+    parser.add_argument("--folder", type=Path, required=True, help="where finished runs are kept")
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args()
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    return asked
+
+
+def show(out: Path | None, *, title: str, script: str, parts: Mapping[str, str]) -> None:
+    """Print tables of kept runs, and write them if asked to."""
+    print("\n\n".join(parts.values()))
+    if out:
+        command = f"python benchmarks/{script}.py --folder kept --out benchmarks/results/{script}.md"
+        write(out, title=title, command=command, parts=parts)
 
 
 def paired(a: Sequence[float], b: Sequence[float]) -> str:

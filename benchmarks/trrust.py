@@ -16,17 +16,13 @@ this is a check of consistency, no evidence of time.
 
 from __future__ import annotations
 
-import argparse
-import warnings
 from itertools import product
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import results
-import torch
 from data import FOLDER
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
@@ -112,16 +108,7 @@ def scores(effect: np.ndarray, sign: np.ndarray) -> dict[str, float]:
 
 def main() -> None:
     """Fit, read, score, write the table."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument("--methods", nargs="+", default=["correlation", *RECIPES])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--folder", type=Path, required=True, help="where finished runs are kept")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
+    options = results.options(__doc__, methods=["correlation", *RECIPES])
     adata = ad.read_h5ad(FOLDER / "bmmc_pathreg_lineages.h5ad")
     pairs = known_signs(list(adata.var_names))
     sign = pairs["sign"].to_numpy()
@@ -149,10 +136,8 @@ def main() -> None:
     }
     title = f"{len(sign)} pairs, {(sign == 1).sum()} activations and {(sign == -1).sum()} repressions"
     parts = {title: results.table(pd.DataFrame(runs), by=["method"], columns=columns)}
-    print("\n\n".join([title, *parts.values()]))
-    if options.out:
-        command = "python benchmarks/trrust.py --folder kept --out benchmarks/results/trrust.md"
-        results.write(options.out, title="Signs of known regulation", command=command, parts=parts)
+    print(title)
+    results.show(options.out, title="Signs of known regulation", script="trrust", parts=parts)
 
 
 if __name__ == "__main__":
