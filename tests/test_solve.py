@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from chreode.dynamics.fields import LocallyLinear, Perceptron
+from chreode.dynamics.linearised import Linearised
 from chreode.dynamics.solve import dormand_prince, exponential, rk4
 
 D = 3
@@ -21,15 +22,19 @@ def pendulum(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     return torch.stack([v, -torch.sin(x) + 0.3 * torch.cos(2 * t), x - 0.5 * w], 1)
 
 
-def operator(z: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+SEEN = torch.tensor([[0.6, 0.8, 0.0], [-0.8, 0.6, 0.0]], dtype=torch.float64)
+
+
+def operator(z: torch.Tensor, t: torch.Tensor, sight: torch.Tensor | None = None) -> Linearised:
     """A locally linear field that changes with state and time."""
-    a = TURN * (1 + 0.3 * torch.sin(t)[:, None, None] + 0.2 * torch.tanh(z[:, :1, None]))
-    return a, torch.stack([torch.cos(t), z[:, 0] * 0 + 0.5, -torch.sin(z[:, 1])], 1)
+    a = TURN[..., None] * (1 + 0.3 * torch.sin(t) + 0.2 * torch.tanh(z[:, 0]))
+    b = torch.stack([torch.cos(t), z[:, 0] * 0 + 0.5, -torch.sin(z[:, 1])])
+    sight = torch.eye(D, dtype=z.dtype) if sight is None else sight
+    return Linearised(a[:, : len(sight)], sight, b)
 
 
 def linear(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    a, b = operator(z, t)
-    return torch.einsum("nij,nj->ni", a, z) + b
+    return operator(z, t).velocity(z)
 
 
 def states(n: int = 6) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -105,15 +110,31 @@ def test_adaptive_steps_agree_with_scipy():
         np.testing.assert_allclose(ours[i].numpy(), found.y[:, -1], atol=1e-8)
 
 
-def test_a_constant_operator_is_solved_exactly_in_one_step():
+@pytest.mark.parametrize("seen", [torch.eye(D, dtype=torch.float64), SEEN])
+@pytest.mark.parametrize("far", [1.0, 20.0])
+def test_a_constant_operator_is_solved_exactly_in_one_step(seen, far):
     z, start, end = states()
-    b = torch.tensor([0.3, -1.0, 2.0], dtype=torch.float64)
-    got = exponential(lambda z, t: (TURN.expand(len(z), D, D), b.expand(len(z), D)), z, start, end)
+    end = start + far * (end - start)
+    still = operator(z * 0, start * 0, seen)
+    got = exponential(lambda z, t: still, z, start, end)
     bordered = torch.zeros(len(z), D + 1, D + 1, dtype=torch.float64)
-    bordered[:, :D, :D], bordered[:, :D, D] = TURN, b
+    bordered[:, :D, :D], bordered[:, :D, D] = still.operator(), still.offset.T
     moved = torch.linalg.matrix_exp(bordered * (end - start)[:, None, None])
     expected = torch.einsum("nij,nj->ni", moved[:, :D, :D], z) + moved[:, :D, D]
-    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_what_is_pulled_is_solved_to_second_order():
+    """Halves of the pull before and after, along a plane or all of the state."""
+    z, start, _ = states()
+    plane = torch.diag(torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64))
+    for along in (None, plane):
+        near = operator(z, start)._replace(pull=torch.linspace(0.1, 1, len(z)).double(), plane=along)
+        errors = []
+        for h in (0.1, 0.05):
+            exact = precise(lambda z, t, near=near: near.velocity(z), z, start * 0, start * 0 + h)
+            errors.append(float((near.move(z, torch.full_like(start, h)) - exact).norm()))
+        assert np.log2(errors[0] / errors[1]) == pytest.approx(3, abs=0.3)  # of a step; one order less in all
 
 
 def test_a_cell_that_has_no_way_to_go_stays():
@@ -176,13 +197,17 @@ def test_within_reach_a_field_is_what_it_was():
         assert torch.equal(field(z, t), free)
 
 
-def test_the_operator_moves_cells_as_the_velocity_says_and_stays_below_its_bound():
+@pytest.mark.parametrize("rank", [None, 2])
+def test_the_operator_moves_cells_as_the_velocity_says_and_stays_below_its_bound(rank):
     torch.manual_seed(0)
-    field, z, t = LocallyLinear(D, hidden=(8,), bound=3.0), torch.randn(20, D), torch.rand(20)
+    field, z, t = LocallyLinear(D, hidden=(8,), bound=3.0, rank=rank), torch.randn(20, D), torch.rand(20)
     with torch.no_grad():
         field.layers[-1].weight.normal_(0, 100.0)
-        a, b = field.operator(z, t)
-        torch.testing.assert_close(torch.einsum("nij,nj->ni", a, z) + b, field(z, t))
-        root_mean_square = (torch.linalg.svdvals(a).square().mean(1)).sqrt()
+        near = field.operator(z, t)
+        a = near.operator()
+        torch.testing.assert_close(torch.einsum("nij,nj->ni", a, z) + near.offset.T, field(z, t))
+        values = torch.linalg.svdvals(a)
+        root_mean_square = values.square().mean(1).sqrt()
     assert root_mean_square.max() <= 3.0 + 1e-4
     assert root_mean_square.max() > 2.9
+    assert int((values > 1e-3 * values.max()).sum(1).max()) == (rank or D)

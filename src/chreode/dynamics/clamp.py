@@ -10,6 +10,7 @@ from chreode.axes import Float, Tensor
 from chreode.dynamics.fields import confined, confinement
 
 if TYPE_CHECKING:
+    from chreode.dynamics.linearised import Linearised
     from chreode.dynamics.solve import Operator
 
 __all__ = ["Clamp", "Clamped"]
@@ -78,11 +79,10 @@ class Clamped:
         """The velocity."""
         return confined(self.field(z, t) @ self.along, z @ self.along, self.field.reach)
 
-    def _operator(
-        self, z: Float[Tensor, "n d"], t: Float[Tensor, " n"]
-    ) -> tuple[Float[Tensor, "n d d"], Float[Tensor, "n d"]]:
-        a, b = self.field.operator(z, t)
-        a, b, here = self.along @ a, b @ self.along, z @ self.along
-        velocity = (a @ z[:, :, None])[:, :, 0] + b
-        pull = confinement(velocity, here, self.field.reach)
-        return a - pull[:, None, None] * self.along, b
+    def _operator(self, z: Float[Tensor, "n d"], t: Float[Tensor, " n"]) -> Linearised:
+        free = self.field.operator(z, t)._replace(pull=None)
+        near = free._replace(
+            gain=torch.einsum("ed,drn->ern", self.along, free.gain), offset=self.along @ free.offset
+        )
+        pull = confinement(near.velocity(z), z @ self.along, self.field.reach)
+        return near._replace(pull=pull, plane=self.along)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from chreode.axes import Float, Tensor
+from chreode.dynamics.linearised import Linearised
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -61,11 +62,13 @@ class LocallyLinear(nn.Module):
     r"""A velocity that is linear in the state, by an operator that a network makes of state and time.
 
     .. math:: \frac{dz}{dt} = A(z, t)\,z + b(z, t), \qquad
-              A = \frac{\beta M}{\sqrt{\beta^2 + \lVert M \rVert_F^2 / d}}
+              A = \frac{\beta M S}{\sqrt{\beta^2 + \lVert M \rVert_F^2 / d}}
 
-    with ``M`` and ``b`` the network's. The operator's root mean square singular value stays below the bound
-    :math:`\beta`. Beyond ``reach`` from the origin ``A`` is shifted by a multiple of the identity so that the
-    velocity has no outward part, see `confinement`: so no cell leaves a ball of twice that radius.
+    with ``M`` and ``b`` the network's. ``S`` has ``r`` orthonormal rows, learned, the directions in which the
+    operator is linear; of up to ``rank`` dimensions it is the identity, and ``A`` any matrix. The operator's
+    root mean square singular value stays below the bound :math:`\beta`. Beyond
+    ``reach`` from the origin a multiple of the state is taken from the velocity so that it has no outward
+    part, see `confinement`: so no cell leaves a ball of twice that radius.
 
     Parameters
     ----------
@@ -77,6 +80,8 @@ class LocallyLinear(nn.Module):
         Whether there is a ``b``; without it, as published, the origin cannot move.
     bound
         :math:`\beta`, above 0, per unit of time; infinite to leave the operator as it is.
+    rank
+        Directions ``r`` at most; None for as many as dimensions.
     activation
         Of the hidden units.
 
@@ -95,32 +100,37 @@ class LocallyLinear(nn.Module):
         hidden: Sequence[int] = (96, 96, 96, 96),
         affine: bool = True,
         bound: float = 4.0,
+        rank: int | None = None,
         activation: Callable[[], nn.Module] = nn.LeakyReLU,
     ) -> None:
         super().__init__()
-        self.dim, self.affine, self.bound = dim, affine, bound
-        self.layers = stack(dim + 1, dim * dim + dim * affine, hidden, activation)
+        self.dim, self.rank, self.affine, self.bound = dim, min(dim, rank or dim), affine, bound
+        self.layers = stack(dim + 1, dim * self.rank + dim * affine, hidden, activation)
+        if self.rank < dim:
+            self.directions = nn.Parameter(torch.linalg.qr(torch.randn(dim, self.rank))[0])
         self.register_buffer("reach", torch.tensor(float("inf")))
 
     def forward(self, z: Float[Tensor, "n d"], t: Float[Tensor, " n"]) -> Float[Tensor, "n d"]:
         """The velocity."""
-        return _affine(*self.operator(z, t), z)
+        return self.operator(z, t).velocity(z)
 
-    def operator(
-        self, z: Float[Tensor, "n d"], t: Float[Tensor, " n"]
-    ) -> tuple[Float[Tensor, "n d d"], Float[Tensor, "n d"]]:
-        """``A`` and ``b``."""
-        d = self.dim
-        made = self.layers(torch.cat([z, t[:, None]], 1))
-        a = made[:, : d * d].view(-1, d, d)
-        b = made[:, d * d :] if self.affine else torch.zeros_like(z)
+    def operator(self, z: Float[Tensor, "n d"], t: Float[Tensor, " n"]) -> Linearised:
+        """The field near the states."""
+        d, r = self.dim, self.rank
+        *hidden, last = self.layers
+        seen = nn.Sequential(*hidden)(torch.cat([z, t[:, None]], 1))
+        made = torch.addmm(last.bias[:, None], last.weight, seen.T)  # cells last
+        gain = made[: d * r].view(d, r, -1)
         if self.bound < float("inf"):
-            size = a.square().sum((1, 2), keepdim=True) / d
-            a = a * (self.bound / (self.bound**2 + size).sqrt())
+            size = gain.square().sum((0, 1)) / d
+            gain = gain * (self.bound / (self.bound**2 + size).sqrt())
+        sight = (
+            torch.linalg.qr(self.directions)[0].T if r < d else torch.eye(d, dtype=z.dtype, device=z.device)
+        )
+        near = Linearised(gain, sight, made[d * r :] if self.affine else torch.zeros_like(z.T))
         if _within(z, self.reach):
-            return a, b
-        pull = confinement(_affine(a, b, z), z, self.reach)
-        return a - pull[:, None, None] * torch.eye(d, dtype=z.dtype, device=z.device), b
+            return near
+        return near._replace(pull=confinement(near.velocity(z), z, self.reach))
 
 
 def confinement(
@@ -152,13 +162,6 @@ def confined(
 def _within(z: Float[Tensor, "n d"], reach: Float[Tensor, ""]) -> bool:
     """Whether no cell is beyond reach, so that nothing pulls any: most of the time, and it costs little."""
     return bool((z.square().sum(1) <= reach.square()).all())
-
-
-def _affine(
-    a: Float[Tensor, "n d d"], b: Float[Tensor, "n d"], z: Float[Tensor, "n d"]
-) -> Float[Tensor, "n d"]:
-    """``A z + b`` of each cell."""
-    return torch.baddbmm(b[:, :, None], a, z[:, :, None])[:, :, 0]
 
 
 def stack(inputs: int, outputs: int, hidden: Sequence[int], activation: Callable[[], nn.Module]) -> nn.Module:

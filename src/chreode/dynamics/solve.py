@@ -7,16 +7,16 @@ from collections.abc import Callable
 import torch
 
 from chreode.axes import Float, Tensor
+from chreode.dynamics.linearised import Linearised
 
 __all__ = ["Operator", "Velocity", "dormand_prince", "exponential", "rk4"]
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """``velocity(z, t)``: of ``n x d`` states at ``n`` times, ``n x d``."""
 
-Operator = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""``operator(z, t) -> (A, b)``, ``n x d x d`` and ``n x d``, of the velocity ``A z + b``."""
+Operator = Callable[[Tensor, Tensor], Linearised]
+"""``operator(z, t)``: the field near ``n x d`` states at ``n`` times."""
 
-_TERMS = 20  # of the exponential's series, at most: at norm 1 the remainder is below 1e-19
 _LEAST, _MOST = 0.2, 10.0  # by which an adaptive step may change
 
 
@@ -189,7 +189,7 @@ def exponential(
 
     which is exact where ``A`` and ``b`` do not change, and of order 1 where they do; with ``midpoint`` they
     are those in the middle of the step, found by half a step, and it is of order 2. The exponential's action
-    is summed as a series (no matrix is made), the step cut so that its norm is at most 1.
+    is that of `chreode.dynamics.Linearised`: no matrix is made.
 
     Parameters
     ----------
@@ -209,9 +209,10 @@ def exponential(
     Examples
     --------
     >>> import torch
-    >>> turn = torch.tensor([[[0.0, -1.0], [1.0, 0.0]]])
+    >>> from chreode.dynamics import Linearised
+    >>> turn = Linearised(torch.tensor([[[0.0], [-1.0]], [[1.0], [0.0]]]), torch.eye(2), torch.zeros(2, 1))
     >>> z, begin, quarter = torch.tensor([[1.0, 0.0]]), torch.zeros(1), torch.full((1,), torch.pi / 2)
-    >>> exponential(lambda z, t: (turn, torch.zeros(1, 2)), z, begin, quarter).abs().round(decimals=4)
+    >>> exponential(lambda z, t: turn, z, begin, quarter).abs().round(decimals=4)
     tensor([[0., 1.]])
     """
     h = (end - start) / steps
@@ -219,25 +220,6 @@ def exponential(
         t = start + number * h
         here = operator(z, t)
         if midpoint:
-            here = operator(_act(*here, z, h / 2), t + h / 2)
-        z = _act(*here, z, h)
+            here = operator(here.move(z, h / 2), t + h / 2)
+        z = here.move(z, h)
     return z
-
-
-def _act(a: Tensor, b: Tensor, z: Tensor, h: Tensor) -> Tensor:
-    """States after a time ``h`` under constant ``a`` and ``b``."""
-    with torch.no_grad():
-        norm = float((a.abs().sum(1).amax(1) * h.abs()).max()) if len(z) else 0.0
-        cuts = max(1, min(1024, int(-(-norm // 1)))) if norm < float("inf") else 1
-        terms, left = 1, min(norm / cuts, 1.0)
-        while left > torch.finfo(z.dtype).eps / 8 and terms < _TERMS:
-            terms += 1
-            left *= norm / cuts / terms
-    a, b, z = a * (h / cuts)[:, None, None], (b * (h / cuts)[:, None])[:, :, None], z[:, :, None]
-    for _ in range(cuts):
-        first = torch.baddbmm(b, a, z)
-        total = first
-        for k in range(terms, 1, -1):
-            total = torch.baddbmm(first, a, total, alpha=1 / k)
-        z = z + total
-    return z[:, :, 0]

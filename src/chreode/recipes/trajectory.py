@@ -49,6 +49,7 @@ def cell_mnn(
     hidden: Widths = (64, 64),
     affine: bool = True,
     bound: Annotated[float, Interval(gt=0)] = 4.0,
+    rank: Annotated[int, Interval(ge=1, le=512)] = 10,
     steps: Annotated[int, Interval(ge=0, le=64)] = 2,
     decay: Share = 0.1,
     energy: Weight = 0.1,
@@ -75,6 +76,8 @@ def cell_mnn(
         Whether there is an offset ``b``; without one, as published, the mean of all cells stands still.
     bound
         Of the operator's root mean square singular value, per mean interval between times.
+    rank
+        Directions in which the operator is linear, at most; of fewer dimensions it is any matrix.
     steps
         How often the operator is taken anew in a mean interval; 0 for once at a cell's start, as published.
     decay
@@ -87,7 +90,7 @@ def cell_mnn(
     terms = (marginals("cell", decay=decay, distance=distance), kinetic("cell", weight=energy))
 
     def field(d: int) -> nn.Module:
-        return LocallyLinear(d, hidden=hidden, affine=affine, bound=bound)
+        return LocallyLinear(d, hidden=hidden, affine=affine, bound=bound, rank=rank)
 
     return in_motion(layout, dim, field, terms, steps=max(steps, 1), once=steps == 0)
 
