@@ -1,4 +1,4 @@
-"""Small real data that come with our dependencies: nothing is downloaded."""
+"""Real data: a small set that comes with our dependencies, and published time courses."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from chreode.io.published import embryoid_bodies, openproblems_cite, openproblems_multi
+
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["pbmc68k"]
+__all__ = ["embryoid_bodies", "openproblems_cite", "openproblems_multi", "pbmc68k"]
 
 
 def pbmc68k() -> AnnData:
