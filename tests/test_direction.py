@@ -18,6 +18,7 @@ ORDER = [
     ["io"],
     ["infer", "priors", "decoders", "likelihoods", "penalties", "dynamics"],
     ["model"],
+    ["courses"],
     ["bridging", "moving", "objective"],
     ["plan"],
     ["recipe"],

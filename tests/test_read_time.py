@@ -104,7 +104,7 @@ def test_cells_without_times_say_how_to_read_them(asked):
 
 
 def test_a_column_has_one_role():
-    with pytest.raises(InputError, match="more than once among batch, label, covariates, time and growth"):
+    with pytest.raises(InputError, match="more than once among batch, label, covariates, time"):
         ch.read(course(), time="day", covariates="day")
 
 

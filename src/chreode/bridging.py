@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from chreode.axes import Float, Tensor
+from chreode.courses import Course, courses
 from chreode.dynamics.bridge import brownian_bridge
 from chreode.dynamics.coupling import pairs
 from chreode.objective import Term
@@ -51,6 +51,7 @@ class Ways(NamedTuple):
     share: Float[Tensor, "n 1"]
     start: Float[Tensor, "n 1"]
     gap: Float[Tensor, "n 1"]
+    course: Course
 
     @property
     def time(self) -> Float[Tensor, " n"]:
@@ -83,7 +84,7 @@ def flow_matching(latent: str, *, pairing: Pairing, noise: float = 0.1) -> Term:
     def loss(model: LatentModel, ways: Ways, cells: Tensor) -> Tensor:
         line = ways.last - ways.first
         state = ways.first + ways.share * line + noise * torch.randn_like(line)
-        return (model.dynamics.field(state, ways.time) - line / ways.gap).square().mean()
+        return ways.course.free(model.dynamics.field(state, ways.time) - line / ways.gap).square().mean()
 
     return _term("flow matching", latent, pairing, loss)
 
@@ -115,7 +116,7 @@ def bridge_matching(latent: str, *, noise: float) -> Term:
             (ways.first, ways.last), share=share, gap=ways.gap, noise=noise
         )
         field = model.dynamics.field
-        flow = (field(state, ways.time) - slope).square().mean()
+        flow = ways.course.free(field(state, ways.time) - slope).square().mean()
         return flow + (wide * field.score(state, ways.time) + drawn).square().mean()
 
     return _term("bridge matching", latent, Pairing(noise=noise), loss)
@@ -149,7 +150,7 @@ def geodesic_matching(latent: str, *, pairing: Pairing, noise: float = 0.1) -> T
         state, slope = field.way((ways.first, ways.last), share=ways.share, start=ways.start, gap=ways.gap)
         length = (slope.square() * field.metric(state, cells)).mean()
         moved = field(state.detach() + noise * torch.randn_like(state), ways.time)
-        return (moved - slope.detach()).square().mean() + length
+        return ways.course.free(moved - slope.detach()).square().mean() + length
 
     return _term("geodesic matching", latent, pairing, loss)
 
@@ -160,34 +161,32 @@ def _term(
     """A mean over ways between the cells of a minibatch; 0 where no two successive times have some."""
 
     def of(model: LatentModel, trace: Trace) -> Tensor:
-        z = model.dynamics.inside(trace.codes[latent].z).detach()
-        ways = _ways(model, trace, z, pairing)
-        return torch.zeros((), device=z.device) if ways is None else loss(model, ways, z)
+        each, number, cells = [], 0, model.dynamics.inside(trace.codes[latent].z).detach()
+        for course in courses(model, trace, latent):
+            ways = _ways(course, pairing)
+            each.append(len(ways.first) * loss(model, ways, cells))
+            number += len(ways.first)
+        return torch.stack(each).sum() / number if each else torch.zeros((), device=cells.device)
 
     return Term(name, of, per="minibatch")
 
 
-def _ways(model: LatentModel, trace: Trace, z: Tensor, pairing: Pairing) -> Ways | None:
+def _ways(course: Course, pairing: Pairing) -> Ways:
     """Pairs of each time's cells and the next one's, and a random moment for each."""
-    motion, at, growth = model.dynamics, trace.cells.snapshot, trace.cells.growth
-    usual = 2 * z.shape[1]  # the mean squared distance between two cells, as the spread is 1
     found = []
-    for t, (start, end) in enumerate(itertools.pairwise(motion.instants)):
-        here = at == t
-        before, after = z[here], z[at == t + 1]
-        if not len(before) or not len(after):
-            continue
-        gap = float(end - start)
+    for step in course.steps():
+        before, after = step.before.detach(), step.after.detach()
+        usual = 2 * before.shape[1]  # the mean squared distance between two cells, as the spread is 1
+        gap = float(step.end - step.start)
         rows, columns = pairs(
             before,
             after,
             coupling=pairing.coupling,
-            weights=None if growth is None else motion.grown(growth[here], start=t, end=t + 1),
+            weights=step.grown,
             epsilon=(pairing.blur * usual + 2 * pairing.noise**2) * gap,
             penalty=pairing.penalty * usual * gap,
         )
-        share = torch.rand(len(rows), 1, device=z.device)
-        found.append(
-            Ways(before[rows], after[columns], share, start.expand_as(share), (end - start).expand_as(share))
-        )
-    return Ways(*map(torch.cat, zip(*found, strict=True))) if found else None
+        share = torch.rand(len(rows), 1, device=before.device)
+        start, wide = step.start.expand_as(share), (step.end - step.start).expand_as(share)
+        found.append((before[rows], after[columns], share, start, wide))
+    return Ways(*map(torch.cat, zip(*found, strict=True)), course=course)

@@ -17,6 +17,8 @@ from chreode.words import many
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from chreode.layout import Role
+
 __all__ = ["CSR", "Cells", "Reading"]
 
 _ROUNDS = 50
@@ -259,6 +261,26 @@ class Cells:
         """Growth rate of each cell, per unit of time; None where cells were read without."""
         column = self.layout.in_role("growth")
         return None if column is None else self.covariates[column.column]
+
+    @property
+    def course(self) -> Int[Tensor, " n"]:
+        """Which course each cell is of; -1 where that is unknown, or there is one alone."""
+        return self._levels("course")
+
+    @property
+    def perturbation(self) -> Int[Tensor, " n"]:
+        """Level of each cell's perturbation; -1 where none is known, or read."""
+        return self._levels("perturbation")
+
+    @property
+    def samples(self) -> Int[Tensor, " n"]:
+        """A number for each time, course and perturbation together, by which cells were drawn."""
+        by = torch.stack([self.snapshot, self.course, self.perturbation])
+        return by.unique(dim=1, return_inverse=True)[1]
+
+    def _levels(self, role: Role) -> Int[Tensor, " n"]:
+        column = self.layout.in_role(role)
+        return torch.full_like(self.index, -1) if column is None else self.covariates[column.column]
 
     def times_measured(self, modality: str) -> Float[Tensor, " g"]:
         """How many cells each feature was measured in."""

@@ -70,6 +70,10 @@ Time = Annotated[
 Growth = Annotated[
     str | None, typer.Option(metavar="KEY", help="Column of growth rates, which dynamics count cells by.")
 ]
+Course = Annotated[str | None, typer.Option(metavar="KEY", help="Column whose levels dynamics follow apart.")]
+Perturbation = Annotated[
+    str | None, typer.Option(metavar="KEY", help="Column of the feature that is held in a cell.")
+]
 Coordinates = Annotated[
     str | None, typer.Option(metavar="KEY", help="Entry of obsm, as X_pca, to read in place of the features.")
 ]

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from chreode.axes import Bool, Float, Tensor
+from chreode.courses import held_still
 from chreode.dynamics.clamp import Clamp
 from chreode.errors import InputError
 from chreode.io.schema import listing
@@ -94,6 +95,8 @@ def trajectories(
 ) -> Float[np.ndarray, "k m d"]:
     """Codes of cells at each of some times, every cell from its own time on (or back).
 
+    Features that a cell's perturbation holds stay where they are.
+
     Parameters
     ----------
     embedded
@@ -116,22 +119,31 @@ def trajectories(
     from tqdm.auto import tqdm
 
     motion, wanted = motion_of(embedded), asked(embedded, times)
-    rows = slice(None) if which is None else torch.from_numpy(which)
+    rows = torch.arange(len(embedded))[slice(None) if which is None else torch.from_numpy(which)]
     start, codes = _starts(embedded)[rows], embedded.codes[embedded.code][rows]
-    order = np.argsort(wanted, kind="stable")
-    found = np.zeros((len(wanted), *codes.shape), dtype=np.float32)
+    if clamp is not None:
+        codes = clamp.nearest(codes)
+    held = motion.features(embedded.cells)[rows]
     step = max(1, min(_CELLS, _OPERATORS // codes.shape[1] ** 2))
-    chunks = range(0, len(codes), step)
-    for at in tqdm(chunks, desc="move cells", unit="chunk", disable=not progress):
-        here = slice(at, at + step)
+    parts = [some for feature in held.unique() for some in (held == feature).nonzero()[:, 0].split(step)]
+    found = np.zeros((len(wanted), *codes.shape), dtype=np.float32)
+    for here in tqdm(parts, desc="move cells", unit="chunk", disable=not progress):
+        plane = _both(clamp, held_still(embedded.module, embedded.code, int(held[here[0]])))
         z, now = codes[here], start[here]
-        for k in order:
+        for k in np.argsort(wanted, kind="stable"):
             then = torch.full_like(now, float(wanted[k]))
-            moved = motion(z, now, then, clamp=clamp)
+            moved = motion(z, now, then, clamp=plane)
             found[k, here] = moved.cpu().numpy()
             # An operator that is taken once is that of where the cell set out.
             z, now = (z, now) if motion.once else (moved, then)
     return found
+
+
+def _both(one: Clamp | None, other: Clamp | None) -> Clamp | None:
+    """What holds all that either does."""
+    if one is None or other is None:
+        return one or other
+    return Clamp(torch.cat([one.rows, other.rows]), torch.cat([one.values, other.values]))
 
 
 def clamped(embedded: Embedded, knock_out: KnockOut) -> Clamp | None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Covariate", "Kind", "Layout", "Modality", "Role", "encode"]
 
 Kind = Literal["counts", "binary", "continuous"]
-Role = Literal["batch", "label", "covariate", "time", "growth"]
+Role = Literal["batch", "label", "covariate", "time", "growth", "course", "perturbation"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class Covariate:
     role
         ``batch`` and ``covariate`` condition the decoder; ``label`` is for scores and tables unless a
         recipe is supervised; ``time`` is when a cell was measured, which dynamics follow; ``growth`` how fast
-        its kind multiplies, which they count by.
+        its kind multiplies, which they count by; ``course`` says which cells become each other;
+        ``perturbation`` which feature is held at its value.
     levels
         Level names of a categorical column, ``c`` of them; empty for a continuous one.
     location, scale
@@ -101,9 +102,25 @@ class Layout:
 
     @property
     def conditions(self) -> dict[str, Covariate]:
-        """The covariates that condition a decoder: batch first, labels, times and growth left out."""
+        """The covariates that condition a decoder: batch first; none of another role."""
         chosen = [c for c in self.covariates.values() if c.role in ("batch", "covariate")]
         return {c.column: c for c in sorted(chosen, key=lambda c: c.role != "batch")}
+
+    @property
+    def held(self) -> tuple[int, ...]:
+        """Which feature of the first modality each level of the perturbation names; -1 for none."""
+        column = self.in_role("perturbation")
+        if column is None:
+            return ()
+        modality = next(iter(self.modalities.values()))
+        at = {g: j for names in (modality.symbols, modality.names) for j, g in enumerate(names)}
+        return tuple(at.get(level, -1) for level in column.levels)
+
+    @property
+    def n_courses(self) -> int:
+        """In how many courses cells may be followed, those of each perturbation apart."""
+        course = self.in_role("course")
+        return len(course.levels if course else ("",)) * len(set(self.held) or {-1})
 
     def in_role(self, role: Role) -> Covariate | None:
         """The first covariate in a role, or None."""

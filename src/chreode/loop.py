@@ -106,7 +106,7 @@ class _Rank:
         self.model, self.n_cells = build.model, len(cells)
         self.world, self.number = fabric.world_size, fabric.global_rank
         self.books = codebooks(self.model)
-        times = cells.snapshot if self.plan.by_time else None  # of all ranks' cells
+        groups = cells.samples if self.plan.by_time else None  # of all ranks' cells
         if self.world > 1:
             # Each rank owns every world-th cell and its codes; DDP must not share those.
             owned = torch.arange(self.number, self.n_cells, self.world)
@@ -114,7 +114,7 @@ class _Rank:
             for book in self.books.values():
                 book.weight = book.weight[owned].clone()
         self.cells = cells.to(fabric.device)
-        self.times = times
+        self.groups = groups
         step = Step(self.model, build.objective)
         ignore = [f"model.{self._weight(name)}" for name in self.books]
         torch.nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(step, ignore)
@@ -182,7 +182,7 @@ class _Rank:
             size=self.plan.minibatch,
             seed=mix(self.call.seed, 17),
             epoch=number,
-            group=self.times,
+            group=self.groups,
         )
         totals: dict[str, float] = {}
         if self.adam is not None:

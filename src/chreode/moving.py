@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from chreode.courses import courses
 from chreode.dynamics.coupling import transport
 from chreode.dynamics.matching import mmd, shares, sinkhorn
 from chreode.objective import Term
 
 if TYPE_CHECKING:
     from chreode.axes import Tensor
+    from chreode.courses import Course
     from chreode.model import LatentModel, Trace
 
 __all__ = ["Distance", "kinetic", "marginals", "paths", "sparsity"]
@@ -27,7 +28,8 @@ def marginals(latent: str, *, decay: float = 0.1, distance: Distance = "mmd") ->
 
     with :math:`\phi` the flow of the field and :math:`k` how many times ahead t is. D is
     `chreode.dynamics.mmd`, or `chreode.dynamics.sinkhorn` for each coordinate, in units of the field. Nothing
-    is said of which cell becomes which. Where cells have growth rates, each counts as many as it will be.
+    is said of which cell becomes which. Where cells have growth rates, each counts as many as it will be. Of
+    several courses it is the mean, by how many cells they have.
 
     Parameters
     ----------
@@ -44,26 +46,9 @@ def marginals(latent: str, *, decay: float = 0.1, distance: Distance = "mmd") ->
     """
 
     def of(model: LatentModel, trace: Trace) -> Tensor:
-        motion, growth = model.dynamics, trace.cells.growth
-        groups, at = _groups(model, trace, latent), trace.cells.snapshot
-        total = torch.zeros((), device=trace.cells.device)
-        began, moving = [], []  # the times at which cells set out, and where they have come by now
-        for t, there in enumerate(groups):
-            if began:
-                # An operator that is taken once is that of the start, however far cells have come.
-                z = torch.cat([groups[s] for s in began] if motion.once else moving)
-                since = torch.tensor(began if motion.once else [t - 1] * len(began), device=z.device)
-                number = torch.tensor([len(groups[s]) for s in began], device=z.device)
-                start = motion.instants[since].repeat_interleave(number)
-                z = motion.move(z, start, motion.instants[t].expand(len(z)))
-                moving = list(z.split(number.tolist()))
-                for s, part in zip(began, moving, strict=True) if len(there) else ():
-                    grown = None if growth is None else motion.grown(growth[at == s], start=s, end=t)
-                    total = total + decay ** (t - s - 1) * _apart(part, there, distance, grown)
-            if len(there):
-                began.append(t)
-                moving.append(there)
-        return total
+        found = courses(model, trace, latent)
+        each = [len(course) * _missed(course, decay, distance) for course in found]
+        return torch.stack(each).sum() / sum(map(len, found)) if found else _nothing(trace)
 
     return Term("marginals", of, per="minibatch")
 
@@ -90,24 +75,8 @@ def paths(latent: str, *, length: int = 3) -> Term:
     """
 
     def of(model: LatentModel, trace: Trace) -> Tensor:
-        motion, groups = model.dynamics, _groups(model, trace, latent)
-        growth, at = trace.cells.growth, trace.cells.snapshot
-        far: list[Tensor] = []
-        under_way: list[tuple[Tensor, Tensor]] = []  # states by now, and which cell each is taken to be
-        for t, (before, after) in enumerate(itertools.pairwise(groups)):
-            if not len(before) or not len(after):
-                under_way = []
-                continue
-            grown = None if growth is None else motion.grown(growth[at == t], start=t, end=t + 1)
-            partner = _partners(before.detach(), after.detach(), grown)
-            under_way = [*under_way, (before, torch.arange(len(before), device=before.device))][1 - length :]
-            z, cell = (torch.cat(part) for part in zip(*under_way, strict=True))
-            start, end = (motion.instants[s].expand(len(z)) for s in (t, t + 1))
-            z, cell = motion.move(z, start, end), partner[cell]
-            far.append((z - after[cell]).square().mean(1))
-            sizes = [len(states) for states, _ in under_way]
-            under_way = list(zip(z.split(sizes), cell.split(sizes), strict=True))
-        return torch.cat(far).mean() if far else torch.zeros((), device=trace.cells.device)
+        far = [part for course in courses(model, trace, latent) for part in _strayed(course, length)]
+        return torch.cat(far).mean() if far else _nothing(trace)
 
     return Term("paths", of, per="minibatch")
 
@@ -144,14 +113,54 @@ def kinetic(latent: str, *, weight: float = 0.1) -> Term:
     """
 
     def of(model: LatentModel, trace: Trace) -> Tensor:
-        motion = model.dynamics
-        z, t = motion.inside(trace.codes[latent].z), motion.clock(trace.cells.time)
-        before = t < motion.instants[-1]
-        if not before.any():
-            return torch.zeros((), device=z.device)
-        return motion.field(z[before], t[before]).square().mean()
+        each = []
+        for course in courses(model, trace, latent):
+            motion, out = course.motion, course.states[:-1]
+            sizes = torch.tensor([len(z) for z in out], device=trace.cells.device)
+            t = motion.instants[course.times[:-1]].repeat_interleave(sizes)
+            each.append(course.free(motion.field(torch.cat(out), t)).square().mean(1))
+        return torch.cat(each).mean() if each else _nothing(trace)
 
     return Term("kinetic energy", of, weight, "minibatch")
+
+
+def _missed(course: Course, decay: float, distance: Distance) -> Tensor:
+    """How far the cells of each time of a course, moved to every later one, are from those measured then."""
+    motion, states, total = course.motion, course.states, []
+    moving: list[Tensor] = []  # where the cells of each time have come by now
+    for t in range(1, len(states)):
+        moving = [*moving, states[t - 1]]
+        # An operator that is taken once is that of the start, however far cells have come.
+        z = torch.cat(states[:t] if motion.once else moving)
+        since = course.times[:t] if motion.once else [course.times[t - 1]] * t
+        sizes = [len(one) for one in states[:t]]
+        start = motion.instants[since].repeat_interleave(torch.tensor(sizes, device=z.device))
+        moving = list(course.move(z, start, motion.instants[course.times[t]]).split(sizes))
+        for s, part in enumerate(moving):
+            far = _apart(part, states[t], distance, course.step(s, t).grown)
+            total.append(decay ** (t - s - 1) * far)
+    return torch.stack(total).sum()
+
+
+def _strayed(course: Course, length: int) -> list[Tensor]:
+    """Squared distances of cells, moved on and on, from those of the next times that they are taken to be."""
+    far: list[Tensor] = []
+    under_way: list[tuple[Tensor, Tensor]] = []  # states by now, and which cell each is taken to be
+    for step in course.steps():
+        partner = _partners(step.before.detach(), step.after.detach(), step.grown)
+        first = torch.arange(len(step.before), device=step.before.device)
+        under_way = [*under_way, (step.before, first)][1 - length :]
+        z, cell = (torch.cat(part) for part in zip(*under_way, strict=True))
+        z, cell = course.move(z, step.start, step.end), partner[cell]
+        far.append(course.free(z - step.after[cell]).square().mean(1))
+        sizes = [len(states) for states, _ in under_way]
+        under_way = list(zip(z.split(sizes), cell.split(sizes), strict=True))
+    return far
+
+
+def _nothing(trace: Trace) -> Tensor:
+    """Of a minibatch without cells of two times that become each other."""
+    return torch.zeros((), device=trace.cells.device)
 
 
 def _apart(predicted: Tensor, observed: Tensor, distance: Distance, weights: Tensor | None) -> Tensor:
@@ -166,9 +175,3 @@ def _partners(before: Tensor, after: Tensor, grown: Tensor | None) -> Tensor:
     cost = torch.cdist(before, after).square()
     plan = transport(cost, weights=(shares(before, grown), shares(after))).to(before.device)
     return torch.multinomial(plan, 1)[:, 0]
-
-
-def _groups(model: LatentModel, trace: Trace, latent: str) -> list[Tensor]:
-    """The states of each time, in units of the field."""
-    z, at = model.dynamics.inside(trace.codes[latent].z), trace.cells.snapshot
-    return [z[at == t] for t in range(len(model.dynamics.instants))]

@@ -129,7 +129,7 @@ class Plan:
     events
         What happens between epochs.
     by_time
-        Whether every minibatch has its share of the cells of each time.
+        Whether every minibatch has its share of the cells of each time, in each course.
     cool
         Share of the fit, at its end, over which all rates but that of codes fall to nothing.
     """

@@ -14,6 +14,7 @@ __all__ = ["level_name", "many", "typed"]
 OPTIONS = {
     "batch": "--batch",
     "coordinates": "--coordinates",
+    "course": "--course",
     "counts": "--counts",
     "covariates": "--covariate",
     "dims": "--dims",
@@ -21,6 +22,7 @@ OPTIONS = {
     "growth": "--growth",
     "label": "--label",
     "modalities": "--modality",
+    "perturbation": "--perturbation",
     "time": "--time",
     "unlabelled": "--unlabelled",
     "values": "--values",

@@ -49,10 +49,6 @@ class Clamp:
         """The nearest states in the plane."""
         return z @ self.along + self.offset
 
-    def within(self, centre: Float[Tensor, " d"], scale: Float[Tensor, ""]) -> Clamp:
-        """The same plane in units of which ``z = centre + scale u``."""
-        return Clamp(self.rows, (self.values - self.rows @ centre) / scale)
-
 
 class Clamped:
     r"""A field whose cells stay in a plane: the part of its velocity that leads out of it is taken away.
@@ -68,7 +64,7 @@ class Clamped:
     field
         With a ``reach``, and perhaps an ``operator``.
     plane
-        In its units.
+        Whose directions are kept; they are the same in all units.
     """
 
     def __init__(self, field: Any, plane: Clamp) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -117,8 +117,8 @@ class LocallyLinear(nn.Module):
     def operator(self, z: Float[Tensor, "n d"], t: Float[Tensor, " n"]) -> Linearised:
         """The field near the states."""
         d, r = self.dim, self.rank
-        *hidden, last = self.layers
-        seen = nn.Sequential(*hidden)(torch.cat([z, t[:, None]], 1))
+        last: Any = self.layers[-1]
+        seen = self.layers[:-1](torch.cat([z, t[:, None]], 1))
         made = torch.addmm(last.bias[:, None], last.weight, seen.T)  # cells last
         gain = made[: d * r].view(d, r, -1)
         if self.bound < float("inf"):
@@ -164,7 +164,9 @@ def _within(z: Float[Tensor, "n d"], reach: Float[Tensor, ""]) -> bool:
     return bool((z.square().sum(1) <= reach.square()).all())
 
 
-def stack(inputs: int, outputs: int, hidden: Sequence[int], activation: Callable[[], nn.Module]) -> nn.Module:
+def stack(
+    inputs: int, outputs: int, hidden: Sequence[int], activation: Callable[[], nn.Module]
+) -> nn.Sequential:
     """Layers of a network whose last one makes little at first."""
     parts: list[nn.Module] = []
     for before, after in itertools.pairwise([inputs, *hidden]):

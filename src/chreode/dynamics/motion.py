@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from chreode.axes import Float, Tensor
+from chreode.axes import Float, Int, Tensor
 from chreode.dynamics.clamp import Clamped
 from chreode.dynamics.solve import exponential, rk4
 from chreode.errors import InputError
 
 if TYPE_CHECKING:
+    from chreode.cells import Cells
     from chreode.dynamics.clamp import Clamp
     from chreode.layout import Layout
 
@@ -63,6 +64,7 @@ class Motion(nn.Module):
         self.field, self.steps, self.once = field, steps, once
         self.times: tuple[float, ...] = times.times
         self.interval = (self.times[-1] - self.times[0]) / (len(self.times) - 1)
+        self.held = layout.held
         self.register_buffer("instants", self.clock(torch.tensor(self.times)), persistent=False)
         self.register_buffer("centre", torch.zeros(dim))
         self.register_buffer("scale", torch.ones(()))
@@ -85,6 +87,11 @@ class Motion(nn.Module):
     def clock(self, t: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Times in mean intervals since the first."""
         return (t - self.times[0]) / self.interval
+
+    def features(self, cells: Cells) -> Int[Tensor, " n"]:
+        """Which feature each cell's perturbation holds; -1 for none."""
+        held = torch.tensor([*self.held, -1], device=cells.device)
+        return held[cells.perturbation]
 
     def grown(self, growth: Float[Tensor, " n"], *, start: int, end: int) -> Float[Tensor, " n"]:
         """How many cells each will be by a later of the measured times, by growth rates per unit of time."""
@@ -125,12 +132,9 @@ class Motion(nn.Module):
         *,
         clamp: Clamp | None = None,
     ) -> Float[Tensor, "n d"]:
-        """Codes that were ``z`` at ``start``, at ``end``; of a clamp, the nearest ones that it allows."""
-        u = self.inside(z)
-        if clamp is not None:
-            clamp = clamp.within(self.centre, self.scale)
-            u = clamp.nearest(u)
-        return self.move(u, self.clock(start), self.clock(end), clamp=clamp) * self.scale + self.centre
+        """Codes that were ``z`` at ``start``, at ``end``; a clamp keeps them in the plane they are in."""
+        u = self.move(self.inside(z), self.clock(start), self.clock(end), clamp=clamp)
+        return u * self.scale + self.centre
 
     def velocity(self, z: Float[Tensor, "n d"], t: Float[Tensor, " n"]) -> Float[Tensor, "n d"]:
         """``dz/dt``, in units of the code per unit of time."""

@@ -8,12 +8,19 @@ from typing import TYPE_CHECKING
 import torch
 
 from chreode.errors import InputError
-from chreode.io.schema import listing
+from chreode.io.schema import listing, nearest
 
 if TYPE_CHECKING:
     from chreode.cells import Cells
 
-__all__ = ["refuse_constant", "refuse_growth", "refuse_single_times", "refuse_unlinked"]
+__all__ = [
+    "refuse_constant",
+    "refuse_courses",
+    "refuse_growth",
+    "refuse_perturbations",
+    "refuse_single_times",
+    "refuse_unlinked",
+]
 
 _MOST = 1e6  # cells that one cell of the first time may become, for each that another does
 
@@ -94,6 +101,60 @@ def refuse_growth(cells: Cells) -> None:
             f"Expected growth rates in column {column.column!r} per unit of the times in {time.column!r}, by "
             f"which no cell becomes {_MOST:,.0f} times as many as another; found rates that differ by "
             f"{spread:g} over {span:g}. Divide them, or give logarithms where they are factors."
+        )
+        raise InputError(msg)
+
+
+def refuse_courses(cells: Cells) -> None:
+    """Refuse courses, or perturbations, of which a field learns nothing: they have no times, or one alone.
+
+    Raises
+    ------
+    InputError
+        When there are no times, or some course has cells of one time.
+    """
+    layout = cells.layout
+    found = [c for c in (layout.in_role("course"), layout.in_role("perturbation")) if c is not None]
+    if found and layout.in_role("time") is None:
+        name = found[0]
+        msg = f"Expected times beside {name.role}={name.column!r}; found none. Name their column with time=."
+        raise InputError(msg)
+    if not found:
+        return
+    key = torch.stack([cells.covariates[c.column] for c in found], 1)
+    for levels in key.unique(dim=0):
+        times = cells.time[(key == levels).all(1)].unique()
+        if len(times) < 2:
+            named = [
+                repr(c.levels[k]) if k >= 0 else f"no {c.role}"
+                for c, k in zip(found, levels.tolist(), strict=True)
+            ]
+            msg = (
+                f"Expected cells of two times or more in every {' and '.join(c.role for c in found)}; found "
+                f"those of {', '.join(named)} at {float(times[0]):g} alone. Leave these cells out."
+            )
+            raise InputError(msg)
+
+
+def refuse_perturbations(cells: Cells) -> None:
+    """Refuse perturbations that do not say which feature is held.
+
+    Raises
+    ------
+    InputError
+        When no level names a feature, or more than one does not: what those do to cells is not known.
+    """
+    column = cells.layout.in_role("perturbation")
+    if column is None:
+        return
+    held = dict(zip(column.levels, cells.layout.held, strict=True))
+    others = [level for level, feature in held.items() if feature < 0]
+    if len(others) > 1 or len(others) == len(held):
+        name, modality = next(iter(cells.layout.modalities.items()))
+        msg = (
+            f"Expected levels of {column.column!r} that name features of {name}, and at most one more for "
+            f"cells in which nothing is held; found {listing(others)}.{nearest(others[0], modality.names)} "
+            "Rename them, or leave the column out."
         )
         raise InputError(msg)
 

@@ -13,14 +13,21 @@ import torch
 from chreode.axes import Tensor
 from chreode.cells import Cells, Reading
 from chreode.errors import InputError
-from chreode.io.check import refuse_constant, refuse_growth, refuse_single_times, refuse_unlinked
+from chreode.io.check import (
+    refuse_constant,
+    refuse_courses,
+    refuse_growth,
+    refuse_perturbations,
+    refuse_single_times,
+    refuse_unlinked,
+)
 from chreode.io.columns import Column, labelled, learn, reuse
 from chreode.io.coordinates import at_coordinates
 from chreode.io.gather import Room
 from chreode.io.join import join
 from chreode.io.modality import Read, absent, learn_modality, reuse_modality
 from chreode.io.opening import open_source
-from chreode.io.schema import Schema, listing
+from chreode.io.schema import INHERITED, Schema, listing
 from chreode.io.source import MODALITY
 from chreode.io.wanted import Fitted, inherited, parts_of
 from chreode.layout import Layout
@@ -52,6 +59,8 @@ def read(
     coordinates: str | None = None,
     dims: int | None = None,
     growth: str | None = None,
+    course: str | None = None,
+    perturbation: str | None = None,
     like: Fitted | None = None,
     add_levels: bool = False,
 ) -> Cells:
@@ -103,11 +112,17 @@ def read(
     growth
         Column of the growth rates of cells, births less deaths per unit of time: dynamics take a cell of rate
         g for ``exp(g t)`` cells after a time t. `chreode.dynamics.growth_rates` estimates them.
+    course
+        Column whose levels are followed apart, by one field: cells of a replicate, a lineage or a data set
+        become cells of the same.
+    perturbation
+        Column of the feature that is held where it is in a cell, as by a knock-out: dynamics move such cells
+        in all other directions alone. One more level at most, and missing values, mean that nothing is held.
     like
         A model (or `Cells`): its features, levels and scales are reused, so that the cells can be projected.
         Features are matched by name, then by symbol, then with Ensembl versions left out; those missing are
-        masked. ``counts``, ``batch``, ``label``, ``time`` and ``growth`` default to the model's and may name
-        others here.
+        masked. ``counts``, ``batch``, ``label`` and the columns of dynamics default to the model's and may
+        name others here.
     add_levels
         With ``like``, of one table: levels of batch and covariates that the model does not know come after
         those it knows, for `chreode.add_levels`; by default they are unknown.
@@ -141,6 +156,8 @@ def read(
         coordinates=coordinates,
         dims=dims,
         growth=growth,
+        course=course,
+        perturbation=perturbation,
     )
     if unlabelled is not None and label is None and like is None:
         msg = f"Expected label= beside unlabelled={unlabelled!r}; found none. Name the column of the labels."
@@ -158,6 +175,8 @@ def read(
             refuse_constant(cells)
             refuse_single_times(cells)
             refuse_growth(cells)
+            refuse_courses(cells)
+            refuse_perturbations(cells)
             refuse_unlinked(cells)
         for message in cells.reading.messages:
             logging.getLogger(__name__).warning(message)
@@ -247,7 +266,7 @@ def _learn(source: Source, schema: Schema, room: Room) -> Cells:
 def _reuse(source: Source, schema: Schema, like: Fitted, room: Room, *, add_levels: bool) -> Cells:
     """Read cells for a model: features, levels and scales are the model's."""
     known = like.layout.modalities
-    asked = {role: getattr(schema, role) for role in ("batch", "label", "time", "growth")}
+    asked = {role: getattr(schema, role) for role in INHERITED}
     schema, parts, said = inherited(schema, source, like)
     columns = [
         reuse(source, c, column=asked.get(c.role), add_levels=add_levels, unlabelled=schema.unlabelled)

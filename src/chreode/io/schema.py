@@ -15,7 +15,10 @@ from chreode.errors import InputError
 if TYPE_CHECKING:
     from chreode.layout import Role
 
-__all__ = ["Asked", "Schema", "Values", "listing", "nearest"]
+__all__ = ["INHERITED", "Asked", "Schema", "Values", "listing", "nearest"]
+
+INHERITED: tuple[Role, ...] = ("batch", "label", "time", "growth", "course", "perturbation")
+"""Roles whose columns cells that are read for a model take from it."""
 
 Values = Literal["counts", "binary", "continuous"]
 Features = str | tuple[str, ...] | int | None
@@ -58,6 +61,8 @@ class Schema:
         Numbers beside the features that are read in their place, and how many of their dimensions.
     growth
         Column of the growth rates of cells.
+    course, perturbation
+        Columns of which cells become each other, and of the feature that is held in them.
     """
 
     counts: str | Mapping[str, str | None] | None = None
@@ -72,6 +77,8 @@ class Schema:
     coordinates: str | None = None
     dims: int | None = None
     growth: str | None = None
+    course: str | None = None
+    perturbation: str | None = None
 
     @classmethod
     def of(
@@ -89,6 +96,8 @@ class Schema:
         coordinates: str | None = None,
         dims: int | None = None,
         growth: str | None = None,
+        course: str | None = None,
+        perturbation: str | None = None,
     ) -> Schema:
         """Check the arguments' types and bring them to plain values.
 
@@ -105,6 +114,8 @@ class Schema:
             "time": time,
             "coordinates": coordinates,
             "growth": growth,
+            "course": course,
+            "perturbation": perturbation,
         }.items():
             _text(name, argument, optional=True)
         columns = (covariates,) if isinstance(covariates, str) else tuple(covariates)
@@ -125,6 +136,8 @@ class Schema:
             coordinates,
             _dims(dims),
             growth,
+            course,
+            perturbation,
         )
         schema._refuse_two_roles()
         schema._refuse_features_of_coordinates()
@@ -132,13 +145,15 @@ class Schema:
 
     @property
     def roles(self) -> list[tuple[str, Role]]:
-        """The columns to be read and what each is for: batch, label, covariates, time, growth."""
+        """The columns to be read and what each is for: batch, label, covariates and those of dynamics."""
         named: list[tuple[str | None, Role]] = [
             (self.batch, "batch"),
             (self.label, "label"),
             *((column, "covariate") for column in self.covariates),
             (self.time, "time"),
             (self.growth, "growth"),
+            (self.course, "course"),
+            (self.perturbation, "perturbation"),
         ]
         return [(column, role) for column, role in named if column is not None]
 
@@ -210,8 +225,8 @@ class Schema:
         if twice:
             msg = (
                 f"Expected every column in one role; found {listing(twice)} more than once among batch, "
-                "label, covariates, time and growth. Name it once (batch and covariates both condition the "
-                "decoder)."
+                "label, covariates, time, growth, course and perturbation. Name it once (batch and "
+                "covariates both condition the decoder)."
             )
             raise InputError(msg)
 

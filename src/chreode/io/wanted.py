@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from chreode.errors import InputError
-from chreode.io.schema import Schema, listing
+from chreode.io.schema import INHERITED, Schema, listing
 from chreode.io.source import MODALITY, Part
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def inherited(
             )
             raise InputError(msg)
     changes: dict[str, str | None] = {}
-    for role in ("batch", "label", "time", "growth"):
+    for role in INHERITED:
         column = getattr(schema, role)
         trained = next((c.column for c in like.layout.covariates.values() if c.role == role), None)
         changes[role] = column or trained
@@ -93,10 +93,7 @@ def inherited(
         counts=counts,
         covariates=covariates,
         values=kinds,
-        batch=changes["batch"],
-        label=changes["label"],
-        time=changes["time"],
-        growth=changes["growth"],
+        **changes,
         unlabelled=schema.unlabelled or trained.unlabelled,
     )
     return given, parts, (*said, *more)

@@ -38,6 +38,7 @@ Share = Annotated[float, Interval(ge=0, le=1)]
 Weight = Annotated[float, Interval(ge=0)]
 _USUAL = 10  # principal components of counts
 _PER_TIME = 200  # cells of each time in a minibatch, where all have as many
+_PER_COURSE = 50  # of these at least, of each course
 _STEPS = 600
 
 
@@ -159,10 +160,10 @@ def in_motion(
     motion = Motion(layout, field(d), dim=d, steps=steps, once=once)
     model = LatentModel({"cell": Latent(part, Flat(d))}, decoder, dynamics=motion)
     events = (centre_decoder(), learn_factors(), start_dynamics("cell"))
-    times = len(motion.times)
     learn = {"by_time": True, "cool": 1.0, "weight_decay": 1e-5, "stop": None}
-    plan = Plan(minibatch=_PER_TIME * times, events=events, **learn)
-    plan = replace(plan, epochs=1).with_steps(_STEPS, n_cells=layout.n_cells)
+    size = len(motion.times) * max(_PER_TIME, _PER_COURSE * layout.n_courses)
+    plan = replace(Plan(minibatch=size, events=events, **learn), epochs=1)
+    plan = plan.with_steps(_STEPS, n_cells=layout.n_cells)
     return Build(model, Objective(*terms, *((reconstruction(),) if counted else ())), plan)
 
 

@@ -82,7 +82,7 @@ NATS = (
     "Nats per molecule say how surprising the model finds each molecule that it was not shown: 0.1 lower "
     "means that it gave every molecule about 10 % more probability."
 )
-ROLES = {"label": 0, "batch": 1, "time": 2, "growth": 3, "covariate": 4}
+ROLES = {"label": 0, "batch": 1, "time": 2, "growth": 3, "course": 4, "perturbation": 5, "covariate": 6}
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def columns_of(
         kept = [int(k) if k.isdecimal() else None for k in column["levels"]]
         called = [text if k is None else names[k] for k, text in zip(kept, column["levels"], strict=True)]
         columns.append(column | {"levels": called, "numbers": kept})
-    order = {"label": 0, "batch": 1, "time": 2, "growth": 3, "covariate": 4}
+    order = {"label": 0, "batch": 1, "time": 2, "growth": 3, "course": 4, "perturbation": 5, "covariate": 6}
     for c in sorted(cells.layout.covariates.values(), key=lambda c: order[c.role]):
         values = cells.covariates[c.column].cpu().numpy()[rows]
         if c.categorical:

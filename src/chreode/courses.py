@@ -1,0 +1,100 @@
+"""Cells that become each other: those of one course, with the same feature held, by time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from chreode.axes import Float, Tensor
+from chreode.dynamics.clamp import Clamp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from chreode.dynamics import Motion
+    from chreode.model import LatentModel, Trace
+
+__all__ = ["Course", "Step", "courses", "held_still"]
+
+
+class Step(NamedTuple):
+    """Cells of one time of a course and those of a later one, in units of the field."""
+
+    before: Float[Tensor, "n d"]
+    after: Float[Tensor, "m d"]
+    start: Float[Tensor, ""]
+    end: Float[Tensor, ""]
+    grown: Float[Tensor, " n"] | None  # how many each of those before will be; None where none grows
+
+
+class Course(NamedTuple):
+    """Cells of a minibatch that become each other, at the times at which there are some.
+
+    Parameters
+    ----------
+    motion
+        What moves them.
+    times
+        Which of its times.
+    states
+        Of the cells of each, in units of the field.
+    growth
+        Their growth rates; None where cells were read without.
+    held
+        What their perturbation holds; None where nothing is held.
+    """
+
+    motion: Motion
+    times: list[int]
+    states: list[Float[Tensor, "n d"]]
+    growth: list[Float[Tensor, " n"]] | None
+    held: Clamp | None
+
+    def __len__(self) -> int:
+        return sum(map(len, self.states))
+
+    def step(self, k: int, later: int) -> Step:
+        """From its k-th time to a later one."""
+        s, t = self.times[k], self.times[later]
+        grown = None if self.growth is None else self.motion.grown(self.growth[k], start=s, end=t)
+        start, end = self.motion.instants[[s, t]].unbind()
+        return Step(self.states[k], self.states[later], start, end, grown)
+
+    def steps(self) -> Iterator[Step]:
+        """From each time to the next one."""
+        return (self.step(k, k + 1) for k in range(len(self.times) - 1))
+
+    def move(self, z: Float[Tensor, "n d"], start: Tensor, end: Tensor) -> Float[Tensor, "n d"]:
+        """States at a later time; times are the field's, one for all or of each cell."""
+        return self.motion.move(z, start.expand(len(z)), end.expand(len(z)), clamp=self.held)
+
+    def free(self, change: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """What of a change of states is not held."""
+        return change if self.held is None else change @ self.held.along
+
+
+def courses(model: LatentModel, trace: Trace, latent: str) -> list[Course]:
+    """The courses of a minibatch, of two times or more."""
+    motion, cells = model.dynamics, trace.cells
+    z, growth = motion.inside(trace.codes[latent].z), cells.growth
+    feature = motion.features(cells)
+    found = []
+    for course, held in torch.stack([cells.course, feature]).unique(dim=1).T.tolist():
+        here = (cells.course == course) & (feature == held)
+        rows = [here & (cells.snapshot == t) for t in range(len(motion.instants))]
+        times = [t for t, some in enumerate(rows) if some.any()]
+        if len(times) > 1:
+            rates = None if growth is None else [growth[rows[t]] for t in times]
+            states, on = [z[rows[t]] for t in times], held_still(model, latent, held)
+            found.append(Course(motion, times, states, rates, on))
+    return found
+
+
+def held_still(model: LatentModel, latent: str, feature: int) -> Clamp | None:
+    """The directions of codes in which one feature stands still; None for the feature -1, which is none."""
+    if feature < 0:
+        return None
+    infer = model.latents[latent].infer
+    row = infer.linear(infer.modalities[0]).weight[feature : feature + 1]
+    return Clamp(row, row.new_zeros(1))
