@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from chreode.embedded import Embedded
 
-__all__ = ["connected", "interactions", "jacobians"]
+__all__ = ["connected", "interactions", "jacobians", "operators"]
 
 _PAIRS = 4_000_000  # rows of a table, at most
 _CELLS = 4096  # at a time
@@ -68,6 +68,40 @@ def jacobians(model: Any, rows: np.ndarray | None = None) -> Float[np.ndarray, "
             slopes = [torch.autograd.grad(v, z, retain_graph=True)[0] for v in velocity.sum(0)]
         found.append(torch.stack(slopes, 1).detach().numpy())
     return np.concatenate(found) if found else np.zeros((0, codes.shape[1], codes.shape[1]), np.float32)
+
+
+@torch.no_grad()
+def operators(model: Any, rows: np.ndarray | None = None) -> Float[np.ndarray, "n d d"]:
+    r"""The operator ``A(z, t)`` of a locally linear field at each fitted cell, in units of the code and of time.
+
+    .. math:: \frac{dz}{dt} = A(z, t)\,(z - m) + b(z, t)
+
+    with m the mean of the codes. Infinitely many ``A`` give the same velocities, with another ``b`` for each:
+    what a code does to a velocity is what `jacobians` say.
+
+    Parameters
+    ----------
+    model, rows
+        As of `jacobians`.
+
+    Raises
+    ------
+    InputError
+        For a model whose field has no operator, or one that was saved without its cells.
+    """
+    embedded: Embedded = getattr(model, "embedded", model)
+    motion = motion_of(embedded)
+    _refuse_none(embedded)
+    if not hasattr(motion.field, "operator"):
+        msg = f"Expected a field with an operator, as of cell_mnn; found that of {embedded.recipe}."
+        raise InputError(msg + " Read its Jacobian: chreode.interpret.interactions.jacobians.")
+    codes, times = embedded.codes[embedded.code], embedded.cells.time
+    chosen = torch.arange(len(codes)) if rows is None else torch.as_tensor(rows)
+    found = [
+        motion.field.operator(motion.inside(codes[some]), motion.clock(times[some])).operator().numpy()
+        for some in chosen.split(_CELLS)
+    ]
+    return np.concatenate(found) / motion.interval
 
 
 def interactions(
