@@ -12,7 +12,7 @@ import torch
 
 import chreode as ch
 from chreode.errors import InputError
-from chreode.interpret.interactions import jacobians
+from chreode.interpret.interactions import jacobians, operators
 
 DAYS = (0.0, 1.0, 2.0)
 
@@ -43,6 +43,7 @@ MATRIX = np.array([[-1.0, 0.0, 0.5], [0.0, -0.5, -2.0], [0.25, 0.0, 0.0]])
 def test_of_a_known_linear_field_the_jacobian_is_its_matrix() -> None:
     model = known(MATRIX)
     np.testing.assert_allclose(jacobians(model), np.broadcast_to(MATRIX, (90, 3, 3)), atol=1e-4)
+    np.testing.assert_allclose(operators(model, np.arange(5)), np.broadcast_to(MATRIX, (5, 3, 3)), atol=1e-5)
     table = ch.interactions(model)
     assert list(table.columns[:4]) == ["group", "regulator", "target", "effect"]
     first = table.iloc[0]
@@ -53,6 +54,13 @@ def test_of_a_known_linear_field_the_jacobian_is_its_matrix() -> None:
     grouped = ch.interactions(model, groups="type", regulators=["X_some 1"], draws=20)
     assert sorted(grouped["group"].unique()) == ["a", "b"]
     assert set(grouped["regulator"]) == {"X_some 1"}
+
+
+def test_a_field_without_an_operator_says_what_to_read() -> None:
+    cells = ch.read(course(), coordinates="X_some", time="day")
+    model = ch.fit(cells, ch.recipes.flow_matching(hidden=(4,)), epochs=1, progress=False)
+    with pytest.raises(InputError, match=r"as of cell_mnn; found that of flow_matching\..*jacobians"):
+        operators(model)
 
 
 def test_the_map_to_genes_is_what_finite_differences_say() -> None:

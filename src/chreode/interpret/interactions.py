@@ -72,7 +72,7 @@ def jacobians(model: Any, rows: np.ndarray | None = None) -> Float[np.ndarray, "
 
 @torch.no_grad()
 def operators(model: Any, rows: np.ndarray | None = None) -> Float[np.ndarray, "n d d"]:
-    r"""The operator ``A(z, t)`` of a locally linear field at each fitted cell, in units of the code and of time.
+    r"""The operator ``A(z, t)`` of a locally linear field at each fitted cell, per unit of time.
 
     .. math:: \frac{dz}{dt} = A(z, t)\,(z - m) + b(z, t)
 
