@@ -92,6 +92,9 @@ class Cells:
         By modality, which features each panel measured, ``p x g``; absent when all were.
     panel
         By modality, the panel of each cell, ``n``.
+    readout
+        Of coordinates that were read in place of features: what these are expected to be at 0 (``level``,
+        ``g``), and how they change with each coordinate (``loadings``, ``g x d``); else empty.
     reading
         How these cells were read.
     """
@@ -106,6 +109,7 @@ class Cells:
         "panels",
         "present",
         "reading",
+        "readout",
         "size",
     )
 
@@ -118,6 +122,7 @@ class Cells:
     covariates: Mapping[str, Tensor]
     panels: Mapping[str, Bool[Tensor, "p g"]]
     panel: Mapping[str, Int[Tensor, " n"]]
+    readout: Mapping[str, Tensor]
     reading: Reading
 
     def __init__(
@@ -132,6 +137,7 @@ class Cells:
         covariates: Mapping[str, Tensor] | None = None,
         panels: Mapping[str, Tensor] | None = None,
         panel: Mapping[str, Tensor] | None = None,
+        readout: Mapping[str, Tensor] | None = None,
         reading: Reading | None = None,
     ) -> None:
         n = len(names)
@@ -154,6 +160,7 @@ class Cells:
         put("covariates", dict(covariates or {}))
         put("panels", dict(panels or {}))
         put("panel", dict(panel or {}))
+        put("readout", dict(readout or {}))
         put("reading", reading or Reading(source="memory"))
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -209,6 +216,7 @@ class Cells:
             covariates=some(self.covariates),
             panels=self.panels,
             panel=some(self.panel),
+            readout=self.readout,
             reading=self.reading,
         )
 
@@ -216,7 +224,7 @@ class Cells:
         """The same cells on another device."""
         moved = {
             name: {k: v.to(device) for k, v in getattr(self, name).items()}
-            for name in ("measured", "size", "present", "covariates", "panels", "panel")
+            for name in ("measured", "size", "present", "covariates", "panels", "panel", "readout")
         }
         return self.replace(index=self.index.to(device), **moved)
 

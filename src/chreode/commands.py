@@ -16,7 +16,7 @@ import chreode.recipes  # noqa: F401  (registers chreode's own)
 from chreode.errors import InputError
 from chreode.evaluate.labels import write_labels
 from chreode.folder import fitted_cells, fresh_file, model_folder, new_folder
-from chreode.forecast import asked, before, clamped, decoded, trajectories
+from chreode.forecast import asked, before, clamped, decoded, expected_features, trajectories
 from chreode.interpret.markers import markers
 from chreode.io.annotate import annotated_copy, annotated_suffix
 from chreode.io.read import read
@@ -220,8 +220,7 @@ def _at_time(
         {time.column: start.cells.time[which].cpu().numpy(), "to": to},
         index=pd.Index(start.names[which].astype(str)),
     )
-    described = start.cells.layout.modalities[start.modality(None)]
-    var = None if values is None else pd.DataFrame(index=pd.Index(described.names))
+    var = None if values is None else pd.DataFrame(index=pd.Index(expected_features(start)))
     there = ad.AnnData(values, obs=obs, var=var)
     there.obsm[f"X_{start.recipe}"] = codes
     return there

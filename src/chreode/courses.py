@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from chreode.dynamics import Motion
+    from chreode.infer.principal import Line
     from chreode.model import LatentModel, Trace
 
-__all__ = ["Course", "Step", "courses", "held_still"]
+__all__ = ["Course", "Step", "courses", "held_still", "line_of"]
 
 
 class Step(NamedTuple):
@@ -95,6 +96,11 @@ def held_still(model: LatentModel, latent: str, feature: int) -> Clamp | None:
     """The directions of codes in which one feature stands still; None for the feature -1, which is none."""
     if feature < 0:
         return None
-    infer = model.latents[latent].infer
-    row = infer.linear(infer.modalities[0]).weight[feature : feature + 1]
+    row = line_of(model, latent).weight[feature : feature + 1]
     return Clamp(row, row.new_zeros(1))
+
+
+def line_of(model: LatentModel, latent: str) -> Line:
+    """What codes expect of the features of the first modality, and of those that coordinates lead back to."""
+    infer = model.latents[latent].infer
+    return infer.lead() if hasattr(infer, "lead") else infer.linear(infer.modalities[0])

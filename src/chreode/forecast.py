@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from chreode.axes import Bool, Float, Tensor
-from chreode.courses import held_still
+from chreode.courses import held_still, line_of
 from chreode.dynamics.clamp import Clamp
 from chreode.errors import InputError
-from chreode.io.schema import listing
+from chreode.io.schema import listing, nearest
 from chreode.words import many
 
 if TYPE_CHECKING:
     from chreode.dynamics import Motion
     from chreode.embedded import Embedded
 
-__all__ = ["KnockOut", "asked", "before", "clamped", "decoded", "motion_of", "trajectories"]
+__all__ = [
+    "KnockOut",
+    "asked",
+    "before",
+    "clamped",
+    "decoded",
+    "expected_features",
+    "motion_of",
+    "trajectories",
+]
 
 KnockOut = str | Sequence[str] | Mapping[str, float]
 """Names of features that are held at 0, or the value of each by name."""
@@ -151,8 +160,9 @@ def clamped(embedded: Embedded, knock_out: KnockOut) -> Clamp | None:
 
     .. math:: \bar x_j + L_j z = v_j
 
-    with ``L`` the loadings of the features on codes: of coordinates the features themselves, of principal
-    components the axes, in whose units (log-normalised, of counts) the values are.
+    with ``L`` the loadings of the features on codes: of coordinates the features themselves, or those that
+    they lead back to, of principal components the axes, in whose units (log-normalised, of counts) the values
+    are.
 
     Parameters
     ----------
@@ -172,12 +182,13 @@ def clamped(embedded: Embedded, knock_out: KnockOut) -> Clamp | None:
         return None
     named = [knock_out] if isinstance(knock_out, str) else knock_out
     held: dict[str, Any] = {**named} if isinstance(named, Mapping) else dict.fromkeys(named, 0.0)
-    modality = embedded.modality(None)
-    columns: Any = embedded.columns(modality, list(held))
-    line = embedded.module.latents[embedded.code].infer.linear(modality)
+    columns = _positions(embedded, list(held))
+    line = line_of(embedded.module, embedded.code)
     rows = line.weight[columns]
     # Of a feature that hardly any code moves, the others would be moved without end.
-    least = 1e-3 * float(line.weight.norm(dim=1).max())
+    n = embedded.cells.layout.modalities[embedded.modality(None)].n_features
+    alike = line.weight[n:] if max(columns) >= n else line.weight[:n]
+    least = 1e-3 * float(alike.norm(dim=1).max())
     if int(torch.linalg.matrix_rank(rows.double(), atol=least, rtol=0)) < len(rows):
         msg = (
             f"Expected features that {many(rows.shape[1], 'coordinate')} can hold; found "
@@ -186,6 +197,17 @@ def clamped(embedded: Embedded, knock_out: KnockOut) -> Clamp | None:
         )
         raise InputError(msg)
     return Clamp(rows, torch.tensor(_finite(held), dtype=rows.dtype) - line.mean[columns])
+
+
+def _positions(embedded: Embedded, names: list[str]) -> list[int]:
+    where = embedded.cells.layout.modalities[embedded.modality(None)].positions
+    if lost := [name for name in names if name not in where]:
+        msg = (
+            f"Expected features the model knows; found {listing(lost, limit=5)}.{nearest(lost[0], where)} "
+            "See layout.modalities[...].names."
+        )
+        raise InputError(msg)
+    return [where[name] for name in names]
 
 
 def _finite(held: Mapping[str, float]) -> list[float]:
@@ -198,26 +220,45 @@ def _finite(held: Mapping[str, float]) -> list[float]:
 
 @torch.no_grad()
 def decoded(embedded: Embedded, codes: Float[np.ndarray, "k m d"]) -> Float[np.ndarray, "k m g"]:
-    """What the decoder expects at codes of cells at several times: proportions, of counts.
+    """What is expected at codes of cells at several times: proportions, of counts; values, of others.
+
+    Of coordinates these are the features that they were read in place of, where these were there.
 
     Raises
     ------
     InputError
         When that is more than 2 GB.
     """
-    shape = (*codes.shape[:2], embedded.cells.layout.modalities[embedded.modality(None)].n_features)
+    names = expected_features(embedded)
+    shape = (*codes.shape[:2], len(names))
     if 4 * np.prod(shape, dtype=np.int64) > _LIMIT:
         msg = (
             f"Expected values of at most 2 GB; found {shape[0] * shape[1]:,} cells x {shape[2]:,} features. "
             "Ask for codes, and decode some at a time: model.embedded.decode(codes)."
         )
         raise InputError(msg)
+    back = _read_back(embedded)
     found = np.zeros(shape, dtype=np.float32)
     for k, z in enumerate(codes):
         for at in range(0, len(z), _CELLS):
             some = torch.from_numpy(z[at : at + _CELLS])
-            found[k, at : at + _CELLS] = embedded.decode(some).proportions.cpu().numpy()
+            found[k, at : at + _CELLS] = back(some).cpu().numpy()
     return found
+
+
+def _read_back(embedded: Embedded) -> Callable[[Tensor], Tensor]:
+    """From codes to what is expected of features."""
+    described = embedded.cells.layout.modalities[embedded.modality(None)]
+    if not described.readout:
+        return lambda z: embedded.decode(z).proportions
+    line, n = line_of(embedded.module, embedded.code), described.n_features
+    return lambda z: line.mean[n:] + z @ line.weight[n:].T
+
+
+def expected_features(embedded: Embedded) -> tuple[str, ...]:
+    """Names of the features that codes are decoded to."""
+    described = embedded.cells.layout.modalities[embedded.modality(None)]
+    return described.readout or described.names
 
 
 def _starts(embedded: Embedded) -> Tensor:

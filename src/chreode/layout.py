@@ -30,11 +30,20 @@ class Modality:
         What the values are: ``counts`` (0, 1, 2, ...), ``binary`` (0, 1) or ``continuous``.
     symbols
         Readable names beside ``names`` (a 10x file is keyed by gene ids); empty when there are none.
+    readout
+        Of coordinates that were read in place of features: names of these, which they lead back to.
     """
 
     names: tuple[str, ...]
     kind: Kind = "counts"
     symbols: tuple[str, ...] = ()
+    readout: tuple[str, ...] = ()
+
+    @property
+    def positions(self) -> dict[str, int]:
+        """Where a feature is, by name or symbol; those that coordinates lead back to come after these."""
+        after = {name: self.n_features + j for j, name in enumerate(self.readout)}
+        return after | {g: j for names in (self.symbols, self.names) for j, g in enumerate(names)}
 
     @property
     def n_features(self) -> int:
@@ -112,8 +121,7 @@ class Layout:
         column = self.in_role("perturbation")
         if column is None:
             return ()
-        modality = next(iter(self.modalities.values()))
-        at = {g: j for names in (modality.symbols, modality.names) for j, g in enumerate(names)}
+        at = next(iter(self.modalities.values())).positions
         return tuple(at.get(level, -1) for level in column.levels)
 
     @property

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["read_cells", "write_cells"]
 
 TENSORS, FACTS = "cells.safetensors", "cells.json"
-_FIELDS = ("size", "present", "covariates", "panels", "panel")
+_FIELDS = ("size", "present", "covariates", "panels", "panel", "readout")
 
 
 def write_cells(folder: str | Path, cells: Cells) -> None:

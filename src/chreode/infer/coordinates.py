@@ -24,7 +24,8 @@ class Coordinates(nn.Module):
     r"""The values of the first modality as codes, :math:`z_i = x_i`.
 
     Counts are log-normalised, :math:`z_{ij} = \log(1 + c\,x_{ij}/s_i)`. A feature that a panel did not
-    measure is at its mean.
+    measure is at its mean. Of coordinates that were read in place of features, these are kept as
+    :math:`\bar x + L z`.
 
     Parameters
     ----------
@@ -37,6 +38,8 @@ class Coordinates(nn.Module):
     free = False  # the code is a function of the values
     mean: Tensor
     noise: Tensor
+    level: Tensor
+    loadings: Tensor
 
     def __init__(self, layout: Layout, *, per: float = 1e4) -> None:
         super().__init__()
@@ -44,17 +47,31 @@ class Coordinates(nn.Module):
         self.modalities, self.per = (name,), per
         self.register_buffer("mean", torch.zeros(modality.n_features))
         self.register_buffer("noise", torch.ones(modality.n_features))
+        self.register_buffer("level", torch.zeros(len(modality.readout)))
+        self.register_buffer("loadings", torch.zeros(len(modality.readout), modality.n_features))
 
     def learn(self, cells: Cells, *, seed: int, progress: bool = False) -> None:
-        """Note means, and how little noise is; nothing else is learned."""
+        """Note means, how little noise is, and the map back; nothing else is learned."""
         mean, variance = moments(prepared(cells, self.modalities, per=self.per), self.modalities[0])
         self.mean.copy_(mean)
         self.noise.copy_(LEAST * usual(variance))
+        if cells.readout:
+            self.level.copy_(cells.readout["level"])
+            self.loadings.copy_(cells.readout["loadings"])
 
     def linear(self, modality: str) -> Line:
         """That values are what they are."""
         d = len(self.noise)
         return Line(torch.zeros(d), torch.eye(d), self.noise)
+
+    def lead(self) -> Line:
+        """What values are, and after them the features that coordinates lead back to, of unknown noise."""
+        line, unknown = self.linear(self.modalities[0]), torch.full_like(self.level, float("nan"))
+        return Line(
+            torch.cat([line.mean, self.level]),
+            torch.cat([line.weight, self.loadings]),
+            torch.cat([line.noise, unknown]),
+        )
 
     def forward(self, cells: Cells, given: Given | None = None) -> Code:
         """The values."""

@@ -134,7 +134,8 @@ def interactions(
         Column whose levels are told apart; None for all cells together. Cells of unknown level are left out.
     loadings
         Features by coordinates: a table whose index names the features, or an array. None: the principal
-        components of a model of counts; of coordinates, these themselves.
+        components of a model of counts; of coordinates, these themselves, or the features that they lead
+        back to where ``regulators`` or ``targets`` name some.
     regulators, targets
         Names of features; all by default.
     draws
@@ -166,7 +167,8 @@ def interactions(
     if draws < 1:
         msg = f"Expected at least one draw; found draws={draws}. Use 100 or more."
         raise InputError(msg)
-    basis, told_apart = _basis(models[0], loadings), _groups(models[0], groups)
+    named = {*(regulators or ()), *(targets or ())}
+    basis, told_apart = _basis(models[0], loadings, named), _groups(models[0], groups)
     rows, columns = _chosen(basis, targets, "targets"), _chosen(basis, regulators, "regulators")
     if len(rows) * len(columns) * len(told_apart) > _PAIRS:
         msg = (
@@ -277,14 +279,21 @@ def _refuse_others(models: Sequence[Embedded]) -> None:
             raise InputError(msg)
 
 
-def _basis(embedded: Embedded, loadings: Any) -> Basis:
+def _basis(embedded: Embedded, loadings: Any, named: set[str] | None = None) -> Basis:
+    """Features and their loadings: those given, those of a model of features, or, of coordinates, themselves.
+
+    Where features are named that coordinates lead back to, all of these.
+    """
     infer = embedded.module.latents[embedded.code].infer
     dim, modalities = embedded.codes[embedded.code].shape[1], embedded.cells.layout.modalities
     if loadings is None and isinstance(infer, PrincipalComponents):
         names = modalities[infer.modalities[0]].names
         return Basis(list(names), infer.axes.double().numpy())
     if loadings is None:
-        return Basis(list(next(iter(modalities.values())).names), np.eye(dim))
+        described = next(iter(modalities.values()))
+        if described.readout and named and not named <= set(described.names):
+            return Basis(list(described.readout), infer.loadings.double().numpy())
+        return Basis(list(described.names), np.eye(dim))
     values = np.asarray(loadings, dtype=np.float64)
     names = getattr(loadings, "index", None)
     if values.ndim != 2 or values.shape[1] < dim or not np.isfinite(values).all():
@@ -293,8 +302,8 @@ def _basis(embedded: Embedded, loadings: Any) -> Basis:
             "the coordinates that were read, times their scales where these were standardised."
         )
         raise InputError(msg)
-    named = [str(i) for i in range(len(values))] if names is None else [str(name) for name in names]
-    return Basis(named, values[:, :dim])
+    called = [str(i) for i in range(len(values))] if names is None else [str(name) for name in names]
+    return Basis(called, values[:, :dim])
 
 
 def _chosen(basis: Basis, wanted: Sequence[str] | None, argument: str) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 
 from chreode.errors import InputError
 from chreode.io.matrix import Matrix
+from chreode.io.readout import read_out
 from chreode.io.schema import Schema, listing, nearest
 from chreode.io.source import Field, Source, Table
 from chreode.words import many
@@ -50,7 +51,8 @@ def at_coordinates(source: Source, schema: Schema, like: Fitted | None) -> tuple
     _refuse_missing(values, key, source)
     features = Table(np.asarray([f"{name} {i + 1}" for i in range(values.shape[1])], dtype=object))
     field = Field(Matrix.of(values, where=f"obsm[{key!r}]"), features)
-    alone = Source(source.name, source.cells, features, {"X": lambda: field})
+    readout = read_out(source, values) if like is None else None  # of which a model knows already
+    alone = Source(source.name, source.cells, features, {"X": lambda: field}, readout=readout)
     changed = {"modalities": (name,), "values": "continuous", "coordinates": key}
     return alone, Schema.from_json({**schema.to_json(), **changed})
 

@@ -303,11 +303,14 @@ def _cells(
             f"{room.spilled / 1e6:,.1f} MB of values exceed the memory set aside and were put on disk."
         )
     covariates = {column.covariate.column: column for column in columns}
+    modalities = {name: one.modality for name, one in read.items()}
+    if source.readout is not None:
+        modalities = {name: replace(m, readout=source.readout.names) for name, m in modalities.items()}
     panels = {name: _panels(one.mask, n) for name, one in read.items() if one.mask is not None}
     return Cells(
         Layout(
             n,
-            {name: one.modality for name, one in read.items()},
+            modalities,
             {name: c.covariate for name, c in covariates.items()},
         ),
         names=source.cells.names,
@@ -317,6 +320,7 @@ def _cells(
         covariates={name: c.values for name, c in covariates.items()},
         panels={name: which for name, (which, _) in panels.items()},
         panel={name: panel for name, (_, panel) in panels.items()},
+        readout=source.readout and source.readout.tensors(),
         reading=Reading(
             source=source.name,
             schema=schema.to_json(),

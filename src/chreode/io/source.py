@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from chreode.io.matrix import Matrix
+    from chreode.io.readout import Readout
 
 __all__ = ["MODALITY", "Field", "Part", "Source", "Table", "by_type", "left_out", "text", "together"]
 
@@ -152,6 +153,8 @@ class Source:
         Its modalities by name, where it says that it has several; then ``features`` and ``fields`` are empty.
     tables
         Numbers beside the features (``obsm``), by name; each read when it is asked for.
+    readout
+        What its features are expected to be at coordinates that stand in their place.
     """
 
     name: str
@@ -161,6 +164,7 @@ class Source:
     messages: tuple[str, ...] = ()
     parts: Mapping[str, Part] = field(default_factory=dict)
     tables: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
+    readout: Readout | None = None
 
     def field(self, counts: str | None) -> Field:
         """The matrix called ``counts``, ``X`` when None.
