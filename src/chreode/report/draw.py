@@ -27,6 +27,10 @@ TERMS = {
     "marginals": "Marginals",
     "kinetic energy": "Kinetic energy",
     "flow matching": "Flow matching",
+    "bridge matching": "Bridge matching",
+    "geodesic matching": "Geodesic matching",
+    "paths": "Paths",
+    "sparsity": "Sparsity",
     "validation": "Held-out molecules, nats per molecule",
 }
 MEANINGS = {
@@ -45,6 +49,19 @@ MEANINGS = {
         "How far the velocity is from that along straight lines between cells of successive times, in mean "
         "squares. Lines that cross keep it above 0: less is not always better."
     ),
+    "bridge matching": (
+        "How far flow and score are from those of cells that diffuse from one time to the next, in mean squares: "
+        "chance keeps it well above 0."
+    ),
+    "geodesic matching": (
+        "How far the velocity is from that along ways that keep to where cells are, in mean squares, and how "
+        "long these ways are by that measure."
+    ),
+    "paths": (
+        "How far cells, moved on and on, are from the cells of later times that they are taken to become, in "
+        "mean squares."
+    ),
+    "sparsity": "How strongly each coordinate reaches the velocity of each other through the network.",
     "validation": (
         "How surprising the model finds each molecule that it was not shown, in cells set aside: 0.1 lower "
         "means that it gave every molecule about 10 % more probability."
