@@ -50,8 +50,8 @@ MEANINGS = {
         "squares. Lines that cross keep it above 0: less is not always better."
     ),
     "bridge matching": (
-        "How far flow and score are from those of cells that diffuse from one time to the next, in mean squares: "
-        "chance keeps it well above 0."
+        "How far flow and score are from those of cells that diffuse from one time to the next, in mean "
+        "squares: chance keeps it well above 0."
     ),
     "geodesic matching": (
         "How far the velocity is from that along ways that keep to where cells are, in mean squares, and how "
