@@ -9,7 +9,7 @@ import numpy as np
 
 from chreode.errors import InputError
 from chreode.io.matrix import Matrix
-from chreode.io.readout import read_out
+from chreode.io.readout import Readout, read_out
 from chreode.io.schema import Schema, listing, nearest
 from chreode.io.source import Field, Source, Table
 from chreode.words import many
@@ -51,10 +51,18 @@ def at_coordinates(source: Source, schema: Schema, like: Fitted | None) -> tuple
     _refuse_missing(values, key, source)
     features = Table(np.asarray([f"{name} {i + 1}" for i in range(values.shape[1])], dtype=object))
     field = Field(Matrix.of(values, where=f"obsm[{key!r}]"), features)
-    readout = read_out(source, values) if like is None else None  # of which a model knows already
+    readout = _readout(source, values) if like is None else None  # which a model knows already
     alone = Source(source.name, source.cells, features, {"X": lambda: field}, readout=readout)
     changed = {"modalities": (name,), "values": "continuous", "coordinates": key}
     return alone, Schema.from_json({**schema.to_json(), **changed})
+
+
+def _readout(source: Source, values: np.ndarray) -> Readout | None:
+    """What of the features in ``X`` coordinates lead back to; None where there is no ``X``."""
+    if source.parts or "X" not in source.fields:
+        return None
+    field = source.field(None)
+    return read_out(field.matrix, field.features.names, values) if len(field.features) else None
 
 
 def _values(source: Source, key: str) -> np.ndarray:

@@ -10,8 +10,9 @@ import torch
 from chreode.axes import Float, Tensor
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from chreode.io.matrix import Matrix
-    from chreode.io.source import Source
 
 __all__ = ["Readout", "read_out"]
 
@@ -40,8 +41,8 @@ class Readout(NamedTuple):
         return {"level": self.level, "loadings": self.loadings}
 
 
-def read_out(source: Source, z: Float[np.ndarray, "n d"]) -> Readout | None:
-    r"""Least squares of the features in ``X`` on coordinates; None where there is no ``X``.
+def read_out(matrix: Matrix, names: Iterable[object], z: Float[np.ndarray, "n d"]) -> Readout:
+    r"""Least squares of features on coordinates.
 
     .. math:: L = X_c^\top Z_c\,(Z_c^\top Z_c)^{+}, \qquad \bar x = \overline{X} - L\,\overline{Z}
 
@@ -50,29 +51,25 @@ def read_out(source: Source, z: Float[np.ndarray, "n d"]) -> Readout | None:
 
     Parameters
     ----------
-    source
-        With or without an ``X``.
+    matrix
+        ``X``, cells by features.
+    names
+        Of the features.
     z
-        Coordinates of its cells.
+        Coordinates of the cells.
     """
-    if "X" not in source.fields or source.parts:
-        return None
-    field = source.field(None)
-    if not len(field.features):
-        return None
-    size = _totals(field.matrix)
+    size = _totals(matrix)
     middle = z.mean(0, dtype=np.float64)
     centred = z - middle
-    total = np.zeros(field.matrix.shape[1])
-    across = np.zeros((field.matrix.shape[1], z.shape[1]))
-    for row, col, found in field.matrix.blocks():
+    total = np.zeros(matrix.shape[1])
+    across = np.zeros((matrix.shape[1], z.shape[1]))
+    for row, col, found in matrix.blocks():
         value = found if size is None else np.log1p(found * (_TOTAL / size[row]))
         total += np.bincount(col, value, minlength=len(total))
         across += _products(row, col, value, centred, len(total))
     weight = across @ np.linalg.pinv(centred.T @ centred, hermitian=True)
     level = total / len(z) - weight @ middle
-    names = tuple(str(name) for name in field.features.names)
-    return Readout(names, torch.from_numpy(level).float(), torch.from_numpy(weight).float())
+    return Readout(tuple(map(str, names)), torch.from_numpy(level).float(), torch.from_numpy(weight).float())
 
 
 def _totals(matrix: Matrix) -> Float[np.ndarray, " n"] | None:
