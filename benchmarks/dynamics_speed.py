@@ -1,6 +1,7 @@
 """How long dynamics train: beside torchcfm to the same distance, and by cells and dimensions.
 
-    python benchmarks/dynamics_speed.py --peers-python peers/bin/python --out dynamics_speed.md
+    python benchmarks/dynamics_speed.py --peers-python peers/bin/python --folder kept \\
+        --out benchmarks/results/dynamics_speed.md
 
 Run alone on the machine. *Beside torchcfm*: ``eb``, five components, standardised on all times, one time left
 out at a time; our recipes at their defaults, torchcfm's optimal-transport flow matching at those of its own
@@ -16,9 +17,9 @@ from __future__ import annotations
 
 import argparse
 import subprocess
-import tempfile
 import time
 import warnings
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from dynamics import forecast, load, wasserstein
 
 import chreode as ch
 
+PEER = "torchcfm, OT-CFM"
 OURS = ("cell_mnn", "neural_ode", "flow_matching, ot")
 RECIPES = {
     "cell_mnn": ch.recipes.cell_mnn(),
@@ -48,30 +50,33 @@ def standardised(dims: int) -> tuple[np.ndarray, np.ndarray]:
     return (x - x.mean(0)) / x.std(0), t
 
 
-def beside(python: str, seeds: list[int], folder: Path) -> pd.DataFrame:
-    """Ours and torchcfm's in turn, for each seed and time left out."""
+def beside(python: str, job: Path, *, seed: int, out: float) -> dict[str, float]:
+    """Seconds and distances of torchcfm and of ours, one time left out."""
     z, t = standardised(5)
-    runs: list[dict[str, Any]] = []
+    np.savez(job, z=z, t=t, out=out, seed=seed)
     script = str(Path(__file__).with_name("dynamics_speed_peer.py"))
-    for seed in seeds:
-        for out in np.unique(t)[1:-1]:
-            job = folder / f"{seed}_{out:g}.npz"
-            np.savez(job, z=z, t=t, out=out, seed=seed)
-            subprocess.run([python, script, str(job)], check=True, stderr=subprocess.DEVNULL)
-            theirs = np.load(job.with_suffix(".out.npz"))
-            last = {"w1": float(theirs["distances"][-1]), "seconds": float(theirs["seconds"][-1])}
-            runs.append({"method": "torchcfm, OT-CFM", "seed": seed, **last})
-            for method in OURS:
-                predicted, seconds = forecast(z, t, out, method=method, seed=seed)
-                reached = wasserstein(predicted, z[t == out])
-                there = theirs["seconds"][theirs["distances"] <= reached]
-                # Not a number where torchcfm never came as near.
-                until = float(there[0]) if len(there) else float("nan")
-                runs.append(
-                    {"method": method, "seed": seed, "w1": reached, "seconds": seconds, "until": until}
-                )
-            print(pd.DataFrame(runs[-4:]).to_string(), flush=True)
-    return pd.DataFrame(runs).groupby(["method", "seed"], sort=False, as_index=False).mean()
+    subprocess.run([python, script, str(job)], check=True, stderr=subprocess.DEVNULL)
+    theirs = np.load(job.with_suffix(".out.npz"))
+    distances, seconds = theirs["distances"], theirs["seconds"]
+    found = {f"{PEER} w1": float(distances[-1]), f"{PEER} seconds": float(seconds[-1])}
+    for method in OURS:
+        predicted, spent = forecast(z, t, out, method=method, seed=seed)
+        reached = wasserstein(predicted, z[t == out])
+        there = seconds[distances <= reached]
+        found |= {f"{method} w1": reached, f"{method} seconds": spent}
+        # Not a number where torchcfm never came as near.
+        found[f"{method} until"] = float(there[0]) if len(there) else float("nan")
+    return found
+
+
+def by_method(found: list[dict[str, float]], seeds: list[int]) -> pd.DataFrame:
+    """A row for each method and seed: means over the times left out."""
+    frame = pd.DataFrame(found).groupby(np.asarray(seeds)).mean()
+    rows = []
+    for method in (PEER, *OURS):
+        mine = {c.removeprefix(f"{method} "): frame[c] for c in frame if c.startswith(f"{method} ")}
+        rows.append(pd.DataFrame(mine).assign(method=method).rename_axis("seed").reset_index())
+    return pd.concat(rows)
 
 
 def cost(z: np.ndarray, t: np.ndarray, name: str, *, seed: int, steps: int = 40) -> dict[str, float]:
@@ -98,41 +103,71 @@ def inflated(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return z[rows] + 0.1 * rng.normal(size=(n, z.shape[1])), t[rows]
 
 
+def figure(path: Path, costs: dict[str, pd.DataFrame]) -> None:
+    """Milliseconds a step, by cells and by dimensions, on scales of powers."""
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(7.2, 3.2), layout="constrained")
+    for axis, (column, frame) in zip(drawing.subplots(1, 2), costs.items(), strict=True):
+        for recipe, group in frame.groupby("recipe", sort=False):
+            by = group.groupby("size")["ms"]
+            axis.plot(by.mean().index, by.mean(), marker="o", ms=3, label=recipe)
+            axis.fill_between(by.min().index, by.min(), by.max(), alpha=0.2)
+        axis.set(xscale="log", yscale="log", xlabel=column, ylabel="ms a step")
+        axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=8)
+    results.save(drawing, path)
+
+
 def main() -> None:
-    """Time, write the tables."""
+    """Time, write the tables and the figure."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--peers-python", help="with torchcfm; without, nothing is put beside ours")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--cells", nargs="+", type=int, default=CELLS)
     parser.add_argument("--dims", nargs="+", type=int, default=DIMS)
+    parser.add_argument("--folder", type=Path, required=True, help="where finished runs are kept")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     parts: dict[str, str] = {}
     if options.peers_python:
-        with tempfile.TemporaryDirectory() as folder:
-            runs = beside(options.peers_python, options.seeds, Path(folder))
-        columns = {"w1": "Wasserstein-1", "seconds": "seconds", "until": "torchcfm's seconds to as near"}
-        parts["Beside torchcfm"] = results.table(runs, by=["method"], columns=columns)
-    for title, column, sizes, make in (
-        ("By cells, five dimensions", "cells", options.cells, inflated),
-        ("By dimensions, 2,750 cells", "dimensions", options.dims, lambda d, _: standardised(d)),
-    ):
+        asked = list(product(options.seeds, np.unique(load("eb")[1])[1:-1]))
         found = [
-            {"recipe": name, column: f"{size:,}", "seed": seed, **cost(*make(size, seed), name, seed=seed)}
-            for name in RECIPES
-            for size in sizes
-            for seed in options.seeds
+            results.kept(
+                options.folder / f"beside-{seed}-{out:g}.json",
+                lambda seed=seed, out=out: beside(
+                    options.peers_python, options.folder / f"{seed}_{out:g}.npz", seed=seed, out=out
+                ),
+            )
+            for seed, out in asked
         ]
+        columns = {"w1": "Wasserstein-1", "seconds": "seconds", "until": "torchcfm's seconds to as near"}
+        runs = by_method(found, [seed for seed, _ in asked])
+        parts["Beside torchcfm"] = results.table(runs, by=["method"], columns=columns)
+    costs: dict[str, pd.DataFrame] = {}
+    for column, sizes, make in (
+        ("cells", options.cells, inflated),
+        ("dimensions", options.dims, lambda d, _: standardised(d)),
+    ):
+        rows: list[dict[str, Any]] = []
+        for name, size, seed in product(RECIPES, sizes, options.seeds):
+            one = results.kept(
+                options.folder / f"{column}-{name}-{size}-{seed}.json",
+                lambda name=name, size=size, seed=seed, make=make: cost(*make(size, seed), name, seed=seed),
+            )
+            rows.append({"recipe": name, "size": size, column: f"{size:,}", "seed": seed, **one})
+        costs[column] = pd.DataFrame(rows)
         columns = {"ms": "ms a step", "fit": "seconds a fit"}
-        parts[title] = results.table(pd.DataFrame(found), by=["recipe", column], columns=columns, decimals=1)
-        print(parts[title], flush=True)
+        parts[f"By {column}"] = results.table(
+            costs[column], by=["recipe", column], columns=columns, decimals=1
+        )
+    results.show(options.out, title="How long dynamics train", script="dynamics_speed", parts=parts)
     if options.out:
-        command = "python benchmarks/dynamics_speed.py --peers-python peers/bin/python"
-        command += " --out dynamics_speed.md"
-        results.write(options.out, title="How long dynamics train", command=command, parts=parts)
+        figure(options.out.with_suffix(".png"), costs)
 
 
 if __name__ == "__main__":
