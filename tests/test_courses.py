@@ -6,12 +6,12 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 import chreode as ch
 from chreode.courses import courses
 from chreode.errors import InputError
 from chreode.interpret.interactions import jacobians
+from chreode.report.flow import arrivals
 from commandline import chreode
 
 DAYS = (0.0, 1.0, 2.0)
@@ -70,7 +70,7 @@ def test_a_minibatch_is_cut_into_courses_by_what_was_read() -> None:
     build = ch.recipes.cell_mnn().build(cells.layout)
     found = courses(build.model, build.model(cells), "cell")
     assert [course.times for course in found] == [[0, 1, 2], [0, 2]]
-    assert [len(course) for course in found] == [3 * EACH, 2 * EACH]
+    assert [course.n_cells for course in found] == [3 * EACH, 2 * EACH]
     steps = list(found[1].steps())
     assert [(float(s.start), float(s.end)) for s in steps] == [(0.0, 2.0)]
     alone = build.model(cells[cells.snapshot == 0])
@@ -171,7 +171,61 @@ def test_growth_counts_within_a_course() -> None:
     adata.obs["rate"] = np.linspace(-1, 1, len(adata))
     cells = ch.read(adata, coordinates="X_known", time="day", course="study", growth="rate").numbered()
     build = ch.recipes.flow_matching().build(cells.layout)
-    for course in courses(build.model, build.model(cells), "cell"):
+    for number, course in enumerate(courses(build.model, build.model(cells), "cell")):
         (step,) = course.steps()
         assert step.grown is not None
-        torch.testing.assert_close(step.grown, course.growth[0].exp())  # type: ignore[index]
+        first = (adata.obs["study"] == ("a", "b")[number]) & (adata.obs["day"] == 0)
+        np.testing.assert_allclose(step.grown.numpy(), np.exp(adata.obs["rate"][first]), rtol=1e-5)
+
+
+def test_a_forecast_sets_out_from_the_last_time_of_each_course() -> None:
+    adata = shifted({"a": ((0.0, 1.0, 2.0), 0.0), "b": ((0.0, 2.0), 8.0)})
+    cells = ch.read(adata, coordinates="X_known", time="day", course="study")
+    model = ch.fit(cells, ch.recipes.flow_matching(), epochs=60, progress=False)
+    there = model.forecast(to=2.0)
+    assert len(there) == 2 * EACH  # of day 1 and, in the other study, of day 0
+    assert (there[:, 1] > 4).sum() == EACH
+    (_, last) = arrivals(model.embedded)
+    assert len(last.measured) == 2 * EACH
+    assert last.wasserstein[0] < 0.5 * last.wasserstein[1]
+
+
+def test_several_sources_are_courses_and_one_may_have_no_perturbation() -> None:
+    adata = perturbed()
+    wild = adata[adata.obs["guide"] == "control"].copy()
+    del wild.obs["guide"]
+    sources = {"wild": wild, "screen": adata}
+    cells = ch.read(sources, values="continuous", time="day", course="source", perturbation="guide")
+    assert cells.layout.in_role("course").levels == ("wild", "screen")  # type: ignore[union-attr]
+    assert (cells.perturbation[: len(wild)] == -1).all()
+    assert (
+        len(ch.fit(cells, ch.recipes.flow_matching(), epochs=1, progress=False).forecast(to=3.0))
+        == 9 * EACH // 3
+    )
+
+
+def test_no_perturbation_is_the_same_whatever_it_is_called() -> None:
+    """Cells of the control on two days and cells without a level on the third are one course."""
+    adata = perturbed()
+    control = (adata.obs["guide"] == "control").to_numpy()
+    adata.obs["guide"] = adata.obs["guide"].where(~control | (adata.obs["day"] < 2), None)
+    cells = ch.read(adata, values="continuous", time="day", perturbation="guide").numbered()
+    build = ch.recipes.flow_matching().build(cells.layout)
+    assert [c.times for c in courses(build.model, build.model(cells), "cell")] == [[0, 1, 2], [0, 1, 2]]
+
+
+def test_a_gene_that_codes_do_not_have_is_refused_before_training() -> None:
+    adata = perturbed()
+    adata.X[:, 1] = 0.7
+    adata.obs["guide"] = np.where(adata.obs["guide"] == "GATA1", "PU1", "control")
+    cells = ch.read(adata, values="continuous", time="day", perturbation="guide")
+    with pytest.raises(InputError, match="2 coordinates can hold; found 'PU1'"):
+        ch.fit(cells, ch.recipes.neural_ode(dim=2), epochs=1, progress=False)
+
+
+def test_a_perturbation_that_was_not_trained_is_said_to_be_free(caplog) -> None:
+    model = ch.fit(read_perturbed(perturbation="guide"), ch.recipes.flow_matching(), epochs=1, progress=False)
+    adata = perturbed()
+    adata.obs["guide"] = "KLF1"
+    said = " ".join(ch.read(adata, like=model).reading.messages)
+    assert "Nothing is held in these cells: name what is with knock_out=" in said

@@ -173,7 +173,7 @@ def test_gradients_go_through_a_clamp() -> None:
     motion = known(MATRIX).module.dynamics
     z, now = torch.ones(3, 4, requires_grad=True), torch.zeros(3)
     clamp = Clamp(torch.eye(4)[[1]], torch.zeros(1))
-    motion(clamp.nearest(z), now, now + 1, clamp=clamp).sum().backward()
+    motion(z, now, now + 1, clamp=clamp)[:, [0, 2, 3]].sum().backward()
     assert z.grad is not None
-    assert (z.grad[:, 1] == 0).all()
+    assert (z.grad[:, 1] != 0).any()  # what is held acts on the others
     assert (z.grad[:, 0] != 0).all()

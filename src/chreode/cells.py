@@ -93,8 +93,8 @@ class Cells:
     panel
         By modality, the panel of each cell, ``n``.
     readout
-        Of coordinates that were read in place of features: what these are expected to be at 0 (``level``,
-        ``g``), and how they change with each coordinate (``loadings``, ``g x d``); else empty.
+        Of coordinates that were read in place of features: sums over all cells that say how these go with
+        them (`chreode.io.regression.Regression`); else empty.
     reading
         How these cells were read.
     """
@@ -283,8 +283,12 @@ class Cells:
     @property
     def samples(self) -> Int[Tensor, " n"]:
         """A number for each time, course and perturbation together, by which cells were drawn."""
-        by = torch.stack([self.snapshot, self.course, self.perturbation])
-        return by.unique(dim=1, return_inverse=True)[1]
+        return torch.stack([self.snapshot, self.followed]).unique(dim=1, return_inverse=True)[1]
+
+    @property
+    def followed(self) -> Int[Tensor, " n"]:
+        """A number for each course and perturbation together, whose cells become each other."""
+        return torch.stack([self.course, self.perturbation]).unique(dim=1, return_inverse=True)[1]
 
     def _levels(self, role: Role) -> Int[Tensor, " n"]:
         column = self.layout.in_role(role)

@@ -8,15 +8,18 @@ import torch
 
 from chreode.axes import Float, Tensor
 from chreode.dynamics.clamp import Clamp
+from chreode.errors import InputError
+from chreode.io.schema import listing
+from chreode.words import many
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from chreode.dynamics import Motion
     from chreode.infer.principal import Line
     from chreode.model import LatentModel, Trace
 
-__all__ = ["Course", "Step", "courses", "held_still", "line_of"]
+__all__ = ["Course", "Step", "courses", "held_still", "line_of", "refuse_unheld"]
 
 
 class Step(NamedTuple):
@@ -52,7 +55,9 @@ class Course(NamedTuple):
     growth: list[Float[Tensor, " n"]] | None
     held: Clamp | None
 
-    def __len__(self) -> int:
+    @property
+    def n_cells(self) -> int:
+        """At all of them."""
         return sum(map(len, self.states))
 
     def step(self, k: int, later: int) -> Step:
@@ -104,3 +109,22 @@ def line_of(model: LatentModel, latent: str) -> Line:
     """What codes expect of the features of the first modality, and of those that coordinates lead back to."""
     infer = model.latents[latent].infer
     return infer.lead() if hasattr(infer, "lead") else infer.linear(infer.modalities[0])
+
+
+def refuse_unheld(line: Line, columns: Sequence[int], names: Sequence[str]) -> None:
+    """Refuse features that codes cannot hold apart, or hardly have at all: the others would move without end.
+
+    Raises
+    ------
+    InputError
+        Naming them.
+    """
+    rows, unknown = line.weight[columns], line.noise.isnan()
+    alike = line.weight[unknown == unknown[columns].any()]  # coordinates, or what they lead back to
+    least = 1e-3 * float(alike.norm(dim=1).max())
+    if int(torch.linalg.matrix_rank(rows.double(), atol=least, rtol=0)) < len(rows):
+        msg = (
+            f"Expected features that {many(rows.shape[1], 'coordinate')} can hold; found {listing(names)}, "
+            "which these hardly tell apart, or from nothing. Hold fewer, or fit more components (dim=)."
+        )
+        raise InputError(msg)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from chreode.cells import CSR
+from chreode.courses import line_of, refuse_unheld
 from chreode.decoders.totals import log_totals
 from chreode.memory import cells_at_a_time
 from chreode.optim import codebooks
@@ -67,10 +68,17 @@ def start_inputs(latent: str) -> Event:
 
 
 def start_dynamics(latent: str) -> Event:
-    """Before the first epoch: the units in which dynamics see the codes, and how far they reach."""
-    return Event(
-        "start dynamics", lambda moment: moment.model.dynamics.begin(moment.codes(latent)), at="start"
-    )
+    """Before the first epoch: the units of the dynamics and their reach; what cannot be held is refused."""
+
+    def do(moment: Moment) -> None:
+        model = moment.model
+        model.dynamics.begin(moment.codes(latent))
+        described = next(iter(moment.cells.layout.modalities.values()))
+        names = (*described.names, *described.readout)
+        for feature in {*model.dynamics.held} - {-1}:
+            refuse_unheld(line_of(model, latent), [feature], [names[feature]])
+
+    return Event("start dynamics", do, at="start")
 
 
 def spread_codes(latent: str) -> Event:

@@ -101,6 +101,10 @@ def fit(
 
 def _modelled(cells: Cells, recipe: Recipe) -> Cells:
     """The cells in the modalities that the recipe models."""
+    if not cells.readout and any(m.readout for m in cells.layout.modalities.values()):
+        # Read for another model, which knows the way back from coordinates; this one could not learn it.
+        known = {name: replace(m, readout=()) for name, m in cells.layout.modalities.items()}
+        cells = cells.replace(layout=replace(cells.layout, modalities=known))
     first, *others = cells.layout.modalities
     if recipe.definition.joint or not others:
         return cells

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from chreode.axes import Bool, Float, Tensor
-from chreode.courses import held_still, line_of
+from chreode.courses import held_still, line_of, refuse_unheld
 from chreode.dynamics.clamp import Clamp
 from chreode.errors import InputError
 from chreode.io.schema import listing, nearest
@@ -75,22 +75,25 @@ def asked(embedded: Embedded, times: Sequence[float]) -> Float[np.ndarray, " k"]
 
 
 def before(embedded: Embedded, to: float) -> Bool[np.ndarray, " n"]:
-    """Which cells are of the last measured time before another.
+    """Which cells are of the last measured time before another, of their course.
 
     Raises
     ------
     InputError
         When no time was measured before it, or the model was saved without its cells.
     """
-    times = [t for t in motion_of(embedded).times if t < _numbers([to])[0]]
-    if not times:
-        first = motion_of(embedded).times[0]
+    first = motion_of(embedded).times[0]
+    if not first < _numbers([to])[0]:
         msg = f"Expected a time after the first measured one, {first:g}; found {to:g}. Ask for a later one."
         raise InputError(msg)
     if not len(embedded):
         msg = "Expected a model that was saved with its cells; found none. Give cells that set out (--from)."
         raise InputError(msg)
-    return embedded.cells.time.cpu().numpy() == np.float32(times[-1])
+    time, followed = embedded.cells.time.cpu().numpy(), embedded.cells.followed.cpu().numpy()
+    last = np.full(int(followed.max()) + 1, -np.inf, dtype=time.dtype)
+    earlier = time < np.float32(to)
+    np.maximum.at(last, followed[earlier], time[earlier])
+    return time == last[followed]
 
 
 @torch.no_grad()
@@ -130,15 +133,14 @@ def trajectories(
     motion, wanted = motion_of(embedded), asked(embedded, times)
     rows = torch.arange(len(embedded))[slice(None) if which is None else torch.from_numpy(which)]
     start, codes = _starts(embedded)[rows], embedded.codes[embedded.code][rows]
-    if clamp is not None:
-        codes = clamp.nearest(codes)
     held = motion.features(embedded.cells)[rows]
     step = max(1, min(_CELLS, _OPERATORS // codes.shape[1] ** 2))
     parts = [some for feature in held.unique() for some in (held == feature).nonzero()[:, 0].split(step)]
     found = np.zeros((len(wanted), *codes.shape), dtype=np.float32)
     for here in tqdm(parts, desc="move cells", unit="chunk", disable=not progress):
-        plane = _both(clamp, held_still(embedded.module, embedded.code, int(held[here[0]])))
-        z, now = codes[here], start[here]
+        still = held_still(embedded.module, embedded.code, int(held[here[0]]))
+        plane = still if clamp is None else clamp.beside(still, codes[here])
+        z, now = codes[here] if clamp is None else plane.nearest(codes[here]), start[here]
         for k in np.argsort(wanted, kind="stable"):
             then = torch.full_like(now, float(wanted[k]))
             moved = motion(z, now, then, clamp=plane)
@@ -146,13 +148,6 @@ def trajectories(
             # An operator that is taken once is that of where the cell set out.
             z, now = (z, now) if motion.once else (moved, then)
     return found
-
-
-def _both(one: Clamp | None, other: Clamp | None) -> Clamp | None:
-    """What holds all that either does."""
-    if one is None or other is None:
-        return one or other
-    return Clamp(torch.cat([one.rows, other.rows]), torch.cat([one.values, other.values]))
 
 
 def clamped(embedded: Embedded, knock_out: KnockOut) -> Clamp | None:
@@ -184,19 +179,9 @@ def clamped(embedded: Embedded, knock_out: KnockOut) -> Clamp | None:
     held: dict[str, Any] = {**named} if isinstance(named, Mapping) else dict.fromkeys(named, 0.0)
     columns = _positions(embedded, list(held))
     line = line_of(embedded.module, embedded.code)
-    rows = line.weight[columns]
-    # Of a feature that hardly any code moves, the others would be moved without end.
-    n = embedded.cells.layout.modalities[embedded.modality(None)].n_features
-    alike = line.weight[n:] if max(columns) >= n else line.weight[:n]
-    least = 1e-3 * float(alike.norm(dim=1).max())
-    if int(torch.linalg.matrix_rank(rows.double(), atol=least, rtol=0)) < len(rows):
-        msg = (
-            f"Expected features that {many(rows.shape[1], 'coordinate')} can hold; found "
-            f"{listing(list(held))}, which these hardly tell apart, or from nothing. Hold fewer, or fit more "
-            "components (dim=)."
-        )
-        raise InputError(msg)
-    return Clamp(rows, torch.tensor(_finite(held), dtype=rows.dtype) - line.mean[columns])
+    refuse_unheld(line, columns, list(held))
+    values = torch.tensor(_finite(held), dtype=line.weight.dtype)
+    return Clamp(line.weight[columns], values - line.mean[columns])
 
 
 def _positions(embedded: Embedded, names: list[str]) -> list[int]:
@@ -234,7 +219,7 @@ def decoded(embedded: Embedded, codes: Float[np.ndarray, "k m d"]) -> Float[np.n
     if 4 * np.prod(shape, dtype=np.int64) > _LIMIT:
         msg = (
             f"Expected values of at most 2 GB; found {shape[0] * shape[1]:,} cells x {shape[2]:,} features. "
-            "Ask for codes, and decode some at a time: model.embedded.decode(codes)."
+            "Ask for fewer cells or times."
         )
         raise InputError(msg)
     back = _read_back(embedded)

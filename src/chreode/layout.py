@@ -128,7 +128,7 @@ class Layout:
     def n_courses(self) -> int:
         """In how many courses cells may be followed, those of each perturbation apart."""
         course = self.in_role("course")
-        return len(course.levels if course else ("",)) * len(set(self.held) or {-1})
+        return len(course.levels if course else ("",)) * len({-1, *self.held})
 
     def in_role(self, role: Role) -> Covariate | None:
         """The first covariate in a role, or None."""

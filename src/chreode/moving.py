@@ -47,8 +47,8 @@ def marginals(latent: str, *, decay: float = 0.1, distance: Distance = "mmd") ->
 
     def of(model: LatentModel, trace: Trace) -> Tensor:
         found = courses(model, trace, latent)
-        each = [len(course) * _missed(course, decay, distance) for course in found]
-        return torch.stack(each).sum() / sum(map(len, found)) if found else _nothing(trace)
+        each = [course.n_cells * _missed(course, decay, distance) for course in found]
+        return torch.stack(each).sum() / sum(course.n_cells for course in found) if found else _nothing(trace)
 
     return Term("marginals", of, per="minibatch")
 

@@ -29,7 +29,7 @@ class Clamp:
     rows
         ``C``, a row for each feature, linearly independent.
     values
-        ``v``, of each.
+        ``v``, of each, for all states or for each of ``n``.
 
     Examples
     --------
@@ -38,16 +38,25 @@ class Clamp:
     tensor([[2., 0.]])
     """
 
-    def __init__(self, rows: Float[Tensor, "k d"], values: Float[Tensor, " k"]) -> None:
+    def __init__(self, rows: Float[Tensor, "k d"], values: Float[Tensor, "*n k"]) -> None:
         self.rows, self.values = rows, values
         inverse = torch.linalg.pinv(rows.double())
         along = torch.eye(rows.shape[1], dtype=torch.float64, device=rows.device) - inverse @ rows.double()
         self.along = along.to(rows.dtype)
-        self.offset = (inverse @ values.double()).to(rows.dtype)
+        self.offset = (values.double() @ inverse.T).to(rows.dtype)
 
     def nearest(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """The nearest states in the plane."""
         return z @ self.along + self.offset
+
+    def beside(self, other: Clamp | None, z: Float[Tensor, "n d"]) -> Clamp:
+        """The plane that also holds what another one holds, at what it is in states; unless this one does."""
+        if other is None:
+            return self
+        rows = torch.cat([self.rows, other.rows])
+        if int(torch.linalg.matrix_rank(rows.double(), rtol=1e-4)) == len(self.rows):
+            return self
+        return Clamp(rows, torch.cat([self.values.expand(len(z), -1), z @ other.rows.T], 1))
 
 
 class Clamped:

@@ -11,6 +11,7 @@ from chreode.axes import Float, Tensor
 from chreode.cells import CSR
 from chreode.infer.principal import LEAST, Line, moments, usual
 from chreode.infer.values import prepared
+from chreode.io.regression import solved
 from chreode.parts import Code, Given
 
 if TYPE_CHECKING:
@@ -56,13 +57,14 @@ class Coordinates(nn.Module):
         self.mean.copy_(mean)
         self.noise.copy_(LEAST * usual(variance))
         if cells.readout:
-            self.level.copy_(cells.readout["level"])
-            self.loadings.copy_(cells.readout["loadings"])
+            level, loadings = solved(cells.readout)
+            self.level.copy_(level)
+            self.loadings.copy_(loadings)
 
     def linear(self, modality: str) -> Line:
         """That values are what they are."""
         d = len(self.noise)
-        return Line(torch.zeros(d), torch.eye(d), self.noise)
+        return Line(self.noise.new_zeros(d), torch.eye(d, device=self.noise.device), self.noise)
 
     def lead(self) -> Line:
         """What values are, and after them the features that coordinates lead back to, of unknown noise."""

@@ -121,17 +121,17 @@ def refuse_courses(cells: Cells) -> None:
         raise InputError(msg)
     if not found:
         return
-    key = torch.stack([cells.covariates[c.column] for c in found], 1)
-    for levels in key.unique(dim=0):
-        times = cells.time[(key == levels).all(1)].unique()
+    held = torch.tensor([*layout.held, -1])[cells.perturbation]  # whatever it is called where none is
+    key = torch.stack([cells.course, held])
+    for pair in key.unique(dim=1).T:
+        here = (pair == key.T).all(1)
+        times = cells.time[here].unique()
         if len(times) < 2:
-            named = [
-                repr(c.levels[k]) if k >= 0 else f"no {c.role}"
-                for c, k in zip(found, levels.tolist(), strict=True)
-            ]
+            first = int(here.nonzero()[0])
+            named = [str(cells.level_names(c.column)[first]) for c in found]
             msg = (
                 f"Expected cells of two times or more in every {' and '.join(c.role for c in found)}; found "
-                f"those of {', '.join(named)} at {float(times[0]):g} alone. Leave these cells out."
+                f"those of {listing(named)} at {float(times[0]):g} alone. Leave these cells out."
             )
             raise InputError(msg)
 

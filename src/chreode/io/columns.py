@@ -174,6 +174,8 @@ def reuse(
     said = _missing(name, missing)
     if new and not add_levels:
         said += (not_trained_with(new, covariate, int(((values < 0).numpy() & ~missing).sum()), name=name),)
+        if covariate.role == "perturbation":
+            said += ("Nothing is held in these cells: name what is with knock_out= (--knock-out).",)
     return Column(covariate, values, said)
 
 

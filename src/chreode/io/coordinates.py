@@ -9,7 +9,7 @@ import numpy as np
 
 from chreode.errors import InputError
 from chreode.io.matrix import Matrix
-from chreode.io.readout import Readout, read_out
+from chreode.io.regression import Regression, regress
 from chreode.io.schema import Schema, listing, nearest
 from chreode.io.source import Field, Source, Table
 from chreode.words import many
@@ -57,12 +57,12 @@ def at_coordinates(source: Source, schema: Schema, like: Fitted | None) -> tuple
     return alone, Schema.from_json({**schema.to_json(), **changed})
 
 
-def _readout(source: Source, values: np.ndarray) -> Readout | None:
-    """What of the features in ``X`` coordinates lead back to; None where there is no ``X``."""
+def _readout(source: Source, values: np.ndarray) -> Regression | None:
+    """How the features in ``X`` go with coordinates; None where there is no ``X``."""
     if source.parts or "X" not in source.fields:
         return None
     field = source.field(None)
-    return read_out(field.matrix, field.features.names, values) if len(field.features) else None
+    return regress(field.matrix, field.features.names, values) if len(field.features) else None
 
 
 def _values(source: Source, key: str) -> np.ndarray:

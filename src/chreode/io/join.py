@@ -62,6 +62,7 @@ def join(
     modalities = {
         m: _joined(m, layouts, like) for m in dict.fromkeys(m for v in layouts.values() for m in v.modalities)
     }
+    modalities, readout = _read_back(modalities, sets, like)
     n = sum(len(cells) for cells in sets.values())
     said: tuple[str, ...] = ()
     covariates, values = _columns(sets, like)
@@ -92,6 +93,7 @@ def join(
         covariates=values,
         panels=panels,
         panel=panel,
+        readout=readout,
         reading=_reading(sets, schema or Schema(), said),
     )
 
@@ -129,6 +131,21 @@ def _joined(m: str, layouts: Mapping[str, Layout], like: Layout | None) -> Modal
             symbols.setdefault(feature, symbol)
     some = any(described.symbols for described in held.values())
     return Modality(tuple(symbols), kinds[0], tuple(symbols.values()) if some else ())
+
+
+def _read_back(
+    modalities: dict[str, Modality], sets: Mapping[str, Cells], like: Layout | None
+) -> tuple[dict[str, Modality], dict[str, Tensor]]:
+    """What coordinates of all sets lead back to: features that each of them has."""
+    described = [next(iter(cells.layout.modalities.values())) for cells in sets.values()]
+    if like is not None or not all(cells.readout for cells in sets.values()):
+        return modalities, {}
+    if len({m.names for m in described}) > 1:
+        return modalities, {}
+    found = joined([(m.readout, c.readout) for m, c in zip(described, sets.values(), strict=True)])
+    if found is None:
+        return modalities, {}
+    return {name: replace(m, readout=found.names) for name, m in modalities.items()}, found.tensors()
 
 
 def _measured(

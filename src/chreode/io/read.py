@@ -222,9 +222,9 @@ def _several(sources: Mapping[str, Any], schema: Schema, like: Fitted | None) ->
     within = schema
     roles = [name for name, _ in schema.roles]
     if "source" in roles:
-        batch, label = (None if name == "source" else name for name in (schema.batch, schema.label))
+        given: Any = {role: None for role in INHERITED if getattr(schema, role) == "source"}
         others = tuple(name for name in schema.covariates if name != "source")
-        within = replace(schema, batch=batch, label=label, covariates=others)
+        within = replace(schema, covariates=others, **given)
     read = {str(name): _read(one, within, like=like, alone=False) for name, one in sources.items()}
     schema.refuse_unknown({m for one in read.values() for m in one.layout.modalities}, listing(sources))
     columns = {column for one in read.values() for column in one.layout.covariates}
@@ -238,7 +238,7 @@ def _several(sources: Mapping[str, Any], schema: Schema, like: Fitted | None) ->
 
 
 def _known(source: Source, schema: Schema) -> Schema:
-    """Without the label and covariates that this one of several sources does not know: they are missing."""
+    """Without the columns that this one of several sources does not know, and may: they are missing."""
 
     def known(name: str | None, unlabelled: str | None = None) -> bool:
         if name not in source.cells.columns:
@@ -247,7 +247,11 @@ def _known(source: Source, schema: Schema) -> Schema:
 
     covariates = tuple(name for name in schema.covariates if known(name))
     label = schema.label if known(schema.label, schema.unlabelled) else None
-    return replace(schema, label=label, covariates=covariates)
+    apart: Any = {
+        role: name if known(name) else None
+        for role, name in (("course", schema.course), ("perturbation", schema.perturbation))
+    }
+    return replace(schema, label=label, covariates=covariates, **apart)
 
 
 def _learn(source: Source, schema: Schema, room: Room) -> Cells:

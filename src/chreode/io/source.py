@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from chreode.io.matrix import Matrix
-    from chreode.io.readout import Readout
+    from chreode.io.regression import Regression
 
 __all__ = ["MODALITY", "Field", "Part", "Source", "Table", "by_type", "left_out", "text", "together"]
 
@@ -154,7 +154,7 @@ class Source:
     tables
         Numbers beside the features (``obsm``), by name; each read when it is asked for.
     readout
-        What its features are expected to be at coordinates that stand in their place.
+        How its features go with coordinates that stand in their place.
     """
 
     name: str
@@ -164,7 +164,7 @@ class Source:
     messages: tuple[str, ...] = ()
     parts: Mapping[str, Part] = field(default_factory=dict)
     tables: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
-    readout: Readout | None = None
+    readout: Regression | None = None
 
     def field(self, counts: str | None) -> Field:
         """The matrix called ``counts``, ``X`` when None.

@@ -10,6 +10,7 @@ import torch
 
 from chreode.errors import InputError
 from chreode.evaluate.transport import energy_distance, wasserstein
+from chreode.forecast import before as setting_out
 from chreode.forecast import motion_of, trajectories
 
 if TYPE_CHECKING:
@@ -238,14 +239,15 @@ class Arrival(NamedTuple):
 def arrivals(
     embedded: Embedded, *, most: int = 1000, steps: Sequence[int] | None = None, seed: int = 0
 ) -> list[Arrival]:
-    """Cells of each time moved to the next, and how far from those measured there they are.
+    """Cells of each time moved to the next of their course, and how far from those measured there they are.
 
     Parameters
     ----------
     embedded
         Cells with times.
     most
-        Cells of a time, at most; both samples have equally many, as their distance depends on it.
+        Cells of a time, at most; both samples have equally many of each course, as their distance depends on
+        it.
     steps
         Positions of the times that are arrived at, from 1; all by default.
     seed
@@ -253,11 +255,10 @@ def arrivals(
     """
     times, rng = motion_of(embedded).times, np.random.default_rng(seed)
     codes, at = embedded.embedding, embedded.cells.snapshot.cpu().numpy()
+    followed = embedded.cells.followed.cpu().numpy()
     found = []
     for t in range(1, len(times)) if steps is None else steps:
-        before, here = np.flatnonzero(at == t - 1), np.flatnonzero(at == t)
-        n = min(len(before), len(here), most)
-        before, here = (np.sort(rng.choice(rows, n, replace=False)) for rows in (before, here))
+        before, here = _alike(followed, setting_out(embedded, times[t]), at == t, most=most, rng=rng)
         which: Bool[np.ndarray, " n"] = np.isin(np.arange(len(at)), before)
         arrived = trajectories(embedded, [times[t]], which=which)[0]
         samples = (arrived, codes[before])
@@ -273,6 +274,28 @@ def arrivals(
             )
         )
     return found
+
+
+def _alike(
+    followed: Int[np.ndarray, " n"],
+    one: Bool[np.ndarray, " n"],
+    other: Bool[np.ndarray, " n"],
+    *,
+    most: int,
+    rng: np.random.Generator,
+) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
+    """Positions of as many cells of one mask as of another, in each course, in order."""
+    each = [
+        (np.flatnonzero(one & (followed == c)), np.flatnonzero(other & (followed == c)))
+        for c in np.unique(followed)
+    ]
+    number = np.array([min(map(len, both)) for both in each])
+    number = np.ceil(number * min(1.0, most / max(number.sum(), 1))).astype(int)
+    drawn = [
+        [rng.choice(rows, n, replace=False) for rows in both] for both, n in zip(each, number, strict=True)
+    ]
+    first, second = (np.sort(np.concatenate(rows)) for rows in zip(*drawn, strict=True))
+    return first, second
 
 
 def density(values: Float[np.ndarray, " n"], low: float, high: float) -> Float[np.ndarray, " b"]:
