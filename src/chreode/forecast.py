@@ -139,8 +139,10 @@ def trajectories(
     found = np.zeros((len(wanted), *codes.shape), dtype=np.float32)
     for here in tqdm(parts, desc="move cells", unit="chunk", disable=not progress):
         still = held_still(embedded.module, embedded.code, int(held[here[0]]))
-        plane = still if clamp is None else clamp.beside(still, codes[here])
-        z, now = codes[here] if clamp is None else plane.nearest(codes[here]), start[here]
+        z, now, plane = codes[here], start[here], still
+        if clamp is not None:
+            plane = clamp.beside(still, z)
+            z = plane.nearest(z)
         for k in np.argsort(wanted, kind="stable"):
             then = torch.full_like(now, float(wanted[k]))
             moved = motion(z, now, then, clamp=plane)

@@ -13,6 +13,7 @@ from chreode.axes import Tensor
 from chreode.cells import CSR, Cells, Measured, Reading
 from chreode.errors import InputError
 from chreode.io.columns import not_trained_with
+from chreode.io.regression import joined
 from chreode.io.schema import Schema, listing
 from chreode.layout import Covariate, Layout, Modality
 

@@ -64,8 +64,8 @@ def regress(matrix: Matrix, names: Iterable[object], z: Float[np.ndarray, "n d"]
         value = found if size is None else np.log1p(found * (_TOTAL / size[row]))
         total += sp.csr_matrix((value, (col, row)), shape=(len(total), len(z))) @ wide
     known = np.isfinite(total).all(1)
-    kept = tuple(str(name) for name, here in zip(names, known, strict=True) if here)
-    return Regression(kept, torch.from_numpy(total[known]), torch.from_numpy(wide.T @ wide))
+    kept = np.asarray([str(name) for name in names], dtype=object)[known]
+    return Regression(tuple(kept.tolist()), torch.from_numpy(total[known]), torch.from_numpy(wide.T @ wide))
 
 
 def solved(sums: Mapping[str, Tensor]) -> tuple[Float[Tensor, " g"], Float[Tensor, "g d"]]:

@@ -285,10 +285,8 @@ def _alike(
     rng: np.random.Generator,
 ) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
     """Positions of as many cells of one mask as of another, in each course, in order."""
-    each = [
-        (np.flatnonzero(one & (followed == c)), np.flatnonzero(other & (followed == c)))
-        for c in np.unique(followed)
-    ]
+    here = [followed == course for course in np.unique(followed)]
+    each = [(np.flatnonzero(one & course), np.flatnonzero(other & course)) for course in here]
     number = np.array([min(map(len, both)) for both in each])
     number = np.ceil(number * min(1.0, most / max(number.sum(), 1))).astype(int)
     drawn = [
