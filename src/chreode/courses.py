@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from chreode.axes import Float, Tensor
+from chreode.cells import pair_numbers
 from chreode.dynamics.clamp import Clamp
 from chreode.errors import InputError
 from chreode.io.schema import listing
@@ -85,10 +86,12 @@ def courses(model: LatentModel, trace: Trace, latent: str) -> list[Course]:
     motion, cells = model.dynamics, trace.cells
     z, growth = motion.inside(trace.codes[latent].z), cells.growth
     feature = motion.features(cells)
+    snapshot, followed = cells.snapshot, pair_numbers(cells.course, feature)
     found = []
-    for course, held in torch.stack([cells.course, feature]).unique(dim=1).T.tolist():
-        here = (cells.course == course) & (feature == held)
-        rows = [here & (cells.snapshot == t) for t in range(len(motion.instants))]
+    for number in range(int(followed.max()) + 1 if len(followed) else 0):
+        here = followed == number
+        held = int(feature[here][0])
+        rows = [here & (snapshot == t) for t in range(len(motion.instants))]
         times = [t for t, some in enumerate(rows) if some.any()]
         if len(times) > 1:
             rates = None if growth is None else [growth[rows[t]] for t in times]
