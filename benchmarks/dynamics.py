@@ -99,10 +99,16 @@ def scores(predicted: np.ndarray, observed: np.ndarray) -> dict[str, float]:
     }
 
 
-def forecast(x: np.ndarray, t: np.ndarray, out: float, *, method: str, seed: int) -> tuple[np.ndarray, float]:
-    """Cells of the time before ``out``, at it, by a recipe that did not see it; seconds of the fit."""
+def snapshots(x: np.ndarray, t: np.ndarray) -> ad.AnnData:
+    """Cells that have coordinates and times alone."""
     adata = ad.AnnData(obs=pd.DataFrame({"time": t}, index=[f"cell {i}" for i in range(len(t))]))
     adata.obsm["X_known"] = x.astype(np.float32)
+    return adata
+
+
+def forecast(x: np.ndarray, t: np.ndarray, out: float, *, method: str, seed: int) -> tuple[np.ndarray, float]:
+    """Cells of the time before ``out``, at it, by a recipe that did not see it; seconds of the fit."""
+    adata = snapshots(x, t)
     cells = ch.read(adata[t != out].copy(), coordinates="X_known", time="time")
     start = time.perf_counter()
     model = ch.fit(cells, RECIPES[method], seed=seed, progress=False)

@@ -15,20 +15,16 @@ cells, the first so many components. Milliseconds a step and seconds a whole fit
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import time
-import warnings
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 import results
-import torch
-from dynamics import forecast, load, wasserstein
+from dynamics import forecast, load, snapshots, wasserstein
 
 import chreode as ch
 
@@ -81,9 +77,7 @@ def by_method(found: list[dict[str, float]], seeds: list[int]) -> pd.DataFrame:
 
 def cost(z: np.ndarray, t: np.ndarray, name: str, *, seed: int, steps: int = 40) -> dict[str, float]:
     """Milliseconds a step and seconds of a whole fit, from so many steps of it."""
-    adata = ad.AnnData(obs=pd.DataFrame({"time": t}, index=[f"cell {i}" for i in range(len(t))]))
-    adata.obsm["X_known"] = z.astype(np.float32)
-    cells = ch.read(adata, coordinates="X_known", time="time")
+    cells = ch.read(snapshots(z, t), coordinates="X_known", time="time")
     plan = RECIPES[name].build(cells.layout).plan
     each = -(-len(cells) // plan.minibatch)  # steps of an epoch
     epochs = max(3, -(-steps // each))
@@ -121,18 +115,7 @@ def figure(path: Path, costs: dict[str, pd.DataFrame]) -> None:
 
 def main() -> None:
     """Time, write the tables and the figure."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument("--peers-python", help="with torchcfm; without, nothing is put beside ours")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--cells", nargs="+", type=int, default=CELLS)
-    parser.add_argument("--dims", nargs="+", type=int, default=DIMS)
-    parser.add_argument("--folder", type=Path, required=True, help="where finished runs are kept")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
+    options = results.options(__doc__, peers="torchcfm", cells=CELLS, dims=DIMS)
     parts: dict[str, str] = {}
     if options.peers_python:
         asked = list(product(options.seeds, np.unique(load("eb")[1])[1:-1]))
@@ -165,7 +148,9 @@ def main() -> None:
         parts[f"By {column}"] = results.table(
             costs[column], by=["recipe", column], columns=columns, decimals=1
         )
-    results.show(options.out, title="How long dynamics train", script="dynamics_speed", parts=parts)
+    results.show(
+        options.out, title="How long dynamics train", script="dynamics_speed", parts=parts, peers=True
+    )
     if options.out:
         figure(options.out.with_suffix(".png"), costs)
 

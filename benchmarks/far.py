@@ -13,11 +13,10 @@ from __future__ import annotations
 from itertools import product
 from typing import Any
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 import results
-from dynamics import RECIPES, TITLES, load, thinned
+from dynamics import RECIPES, TITLES, load, snapshots, thinned
 
 import chreode as ch
 
@@ -32,8 +31,7 @@ def trial(name: str, dims: int | None, *, standardise: bool, method: str, seed: 
     x, t = thinned(*load(name))
     x = x[:, :dims]
     z = (x - x.mean(0)) / x.std(0) if standardise else x
-    adata = ad.AnnData(obs=pd.DataFrame({"time": t}, index=[f"cell {i}" for i in range(len(t))]))
-    adata.obsm["X_known"] = z.astype(np.float32)
+    adata = snapshots(z, t)
     cells = ch.read(adata, coordinates="X_known", time="time")
     model = ch.fit(cells, RECIPES[method], seed=seed, progress=False)
     last = adata[adata.obs["time"] == t.max()].copy()

@@ -139,16 +139,19 @@ def kept(path: Path, compute: Callable[[], dict[str, float]]) -> dict[str, float
     return json.loads(path.read_text())
 
 
-def options(doc: str | None, **choices: Sequence[Any]) -> argparse.Namespace:
+def options(doc: str | None, *, peers: str = "", **choices: Sequence[Any]) -> argparse.Namespace:
     """What is asked of a benchmark that keeps its runs: some of each choice, seeds, and folder and table.
 
-    Sets one thread, hides warnings and makes the folder.
+    With ``peers``, what they are, it may be told where their Python is. Sets one thread, hides warnings and
+    makes the folder.
     """
     import torch
 
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, values in (choices | {"seeds": [0, 1, 2]}).items():
         parser.add_argument(f"--{name}", nargs="+", type=type(values[0]), default=list(values))
+    if peers:
+        parser.add_argument("--peers-python", help=f"with {peers}; without, nothing is put beside ours")
     parser.add_argument("--folder", type=Path, required=True, help="where finished runs are kept")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
@@ -158,11 +161,12 @@ def options(doc: str | None, **choices: Sequence[Any]) -> argparse.Namespace:
     return asked
 
 
-def show(out: Path | None, *, title: str, script: str, parts: Mapping[str, str]) -> None:
+def show(out: Path | None, *, title: str, script: str, parts: Mapping[str, str], peers: bool = False) -> None:
     """Print tables of kept runs, and write them if asked to."""
     print("\n\n".join(parts.values()))
     if out:
-        command = f"python benchmarks/{script}.py --folder kept --out benchmarks/results/{script}.md"
+        beside = "--peers-python peers/bin/python " if peers else ""
+        command = f"python benchmarks/{script}.py {beside}--folder kept --out benchmarks/results/{script}.md"
         write(out, title=title, command=command, parts=parts)
 
 

@@ -12,8 +12,8 @@ from chreode.interpret.markers import markers_of
 from chreode.likelihoods import heads
 from chreode.report.draw import number
 from chreode.report.pack import axis
-from chreode.report.sections import ROLES, Components, markers_section, zeros_of
-from chreode.report.variables import chosen_markers, feature_values
+from chreode.report.sections import Components, markers_section, zeros_of
+from chreode.report.variables import ROLES, chosen_markers, feature_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

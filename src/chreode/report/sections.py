@@ -14,7 +14,7 @@ from chreode.interpret.markers import markers_of
 from chreode.report.components import component_by_level, components_graph
 from chreode.report.draw import duration, graph, line_charts, number
 from chreode.report.palette import colour_of
-from chreode.report.variables import PER
+from chreode.report.variables import PER, ROLES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,7 +82,6 @@ NATS = (
     "Nats per molecule say how surprising the model finds each molecule that it was not shown: 0.1 lower "
     "means that it gave every molecule about 10 % more probability."
 )
-ROLES = {"label": 0, "batch": 1, "time": 2, "growth": 3, "course": 4, "perturbation": 5, "covariate": 6}
 
 
 @dataclass(frozen=True)

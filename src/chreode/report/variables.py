@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from chreode.cells import Cells
     from chreode.layout import Modality
 
-__all__ = ["PER", "choose_features", "chosen_markers", "columns_of", "feature_values"]
+__all__ = ["PER", "ROLES", "choose_features", "chosen_markers", "columns_of", "feature_values"]
 
 PER = 1e4
 """Shares and counts are shown per this many molecules."""
+ROLES = {"label": 0, "batch": 1, "time": 2, "growth": 3, "course": 4, "perturbation": 5, "covariate": 6}
+"""Columns are listed in this order."""
 
 UNMEASURED = 255
 PALETTE_LIMIT = 40
@@ -97,8 +99,7 @@ def columns_of(
         kept = [int(k) if k.isdecimal() else None for k in column["levels"]]
         called = [text if k is None else names[k] for k, text in zip(kept, column["levels"], strict=True)]
         columns.append(column | {"levels": called, "numbers": kept})
-    order = {"label": 0, "batch": 1, "time": 2, "growth": 3, "course": 4, "perturbation": 5, "covariate": 6}
-    for c in sorted(cells.layout.covariates.values(), key=lambda c: order[c.role]):
+    for c in sorted(cells.layout.covariates.values(), key=lambda c: ROLES[c.role]):
         values = cells.covariates[c.column].cpu().numpy()[rows]
         if c.categorical:
             columns.append(categorical_column(c.column, values, levels=c.levels, role=c.role))
