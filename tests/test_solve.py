@@ -52,7 +52,7 @@ def precise(field, z, start, end):
 WAYS = {
     "rk4": (lambda steps, *given: rk4(linear, *given, steps=steps), 4),
     "exponential": (lambda steps, *given: exponential(operator, *given, steps=steps), 1),
-    "midpoint": (lambda steps, *given: exponential(operator, *given, steps=steps, midpoint=True), 2),
+    "trapezoid": (lambda steps, *given: exponential(operator, *given, steps=steps, trapezoid=True), 2),
 }
 
 
@@ -152,7 +152,7 @@ def test_gradients_reach_the_field_through_every_solver():
     field, z = LocallyLinear(D, hidden=(8,)), torch.randn(5, D)
     start, end = torch.zeros(5), torch.ones(5)
     solvers = (
-        lambda: exponential(field.operator, z, start, end, steps=2, midpoint=True),
+        lambda: exponential(field.operator, z, start, end, steps=2, trapezoid=True),
         lambda: rk4(field, z, start, end, steps=2),
         lambda: dormand_prince(field, z, start, end),
     )

@@ -260,6 +260,30 @@ def test_an_operator_taken_once_is_learned_as_it_is_used() -> None:
     assert float(values["marginals"]) == pytest.approx(float(told), rel=1e-5)
 
 
+@pytest.mark.parametrize("make", [ch.recipes.cell_mnn, ch.recipes.neural_ode])
+def test_between_two_far_times_cells_are_half_way_at_half_time(make) -> None:
+    rng = np.random.default_rng(0)
+    states = rng.normal(0, 0.3, (400, 2))
+    states[200:] += [4.0, 2.0]
+    obs = pd.DataFrame({"day": np.repeat([0.0, 2.0], 200)}, index=[f"cell {i}" for i in range(400)])
+    cells = ch.read(ad.AnnData(obs=obs, obsm={"X_true": states}), coordinates="X_true", time="day")
+    model = ch.fit(cells, make(hidden=(32, 32)), seed=0, progress=False)
+    way = [model.forecast(to=day).mean(0) @ [4.0, 2.0] / 20 for day in (0.5, 1.0, 1.5)]
+    np.testing.assert_allclose(way, [0.25, 0.5, 0.75], atol=0.12)
+
+
+def test_the_kinetic_energy_of_an_even_way_is_the_square_of_the_velocity() -> None:
+    cells = ch.read(snapshots(), coordinates="X_true", time="day").numbered()
+    build = ch.recipes.neural_ode(hidden=(8,)).build(cells.layout)
+    motion = build.model.dynamics
+    last = motion.field.layers[-1]
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.copy_(torch.tensor([0.3, -0.4]))
+    values = build.objective(build.model, build.model(cells), share=len(cells))
+    assert float(values["kinetic energy"].detach()) == pytest.approx(0.03 * 0.25 / 2, rel=1e-4)
+
+
 def test_a_minibatch_without_cells_that_set_out_has_no_kinetic_energy() -> None:
     cells = ch.read(snapshots(), coordinates="X_true", time="day").numbered()
     build = ch.recipes.cell_mnn(hidden=(8,)).build(cells.layout)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from chreode.dynamics import Motion
+    from chreode.dynamics.motion import Travel
     from chreode.infer.principal import Line
     from chreode.model import LatentModel, Trace
 
@@ -33,7 +36,8 @@ class Step(NamedTuple):
     grown: Float[Tensor, " n"] | None  # how many each of those before will be; None where none grows
 
 
-class Course(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Course:
     """Cells of a minibatch that become each other, at the times at which there are some.
 
     Parameters
@@ -76,6 +80,18 @@ class Course(NamedTuple):
         """States at a later time; times are the field's, one for all or of each cell."""
         return self.motion.move(z, start.expand(len(z)), end.expand(len(z)), clamp=self.held)
 
+    @cached_property
+    def ahead(self) -> Travel:
+        """Of the cells of all times but the last, to the next time."""
+        out = self.states[:-1]
+        start, end = (self.at(times, out) for times in (self.times[:-1], self.times[1:]))
+        return self.motion.travel(torch.cat(out), start, end, clamp=self.held)
+
+    def at(self, times: Sequence[int], states: Sequence[Float[Tensor, "n d"]]) -> Float[Tensor, " m"]:
+        """The field's time of each cell of states at several of its times."""
+        sizes = torch.tensor([len(z) for z in states], device=states[0].device)
+        return self.motion.instants[list(times)].repeat_interleave(sizes)
+
     def free(self, change: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """What of a change of states is not held."""
         return change if self.held is None else change @ self.held.along
@@ -83,6 +99,10 @@ class Course(NamedTuple):
 
 def courses(model: LatentModel, trace: Trace, latent: str) -> list[Course]:
     """The courses of a minibatch, of two times or more."""
+    return trace.shared(f"courses of {latent}", lambda: _courses(model, trace, latent))
+
+
+def _courses(model: LatentModel, trace: Trace, latent: str) -> list[Course]:
     motion, cells = model.dynamics, trace.cells
     z, growth = motion.inside(trace.codes[latent].z), cells.growth
     feature = motion.features(cells)

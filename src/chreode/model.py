@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
@@ -13,9 +13,11 @@ from chreode.parts import Code, Density, Given, Observed
 from chreode.rounding import rounding
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from chreode.cells import Cells
+
+T = TypeVar("T")
 
 __all__ = ["Code", "Density", "Given", "Latent", "LatentModel", "Observed", "Trace"]
 
@@ -48,12 +50,19 @@ class Latent(nn.Module):
 class Trace:
     """What a model made of some cells: their codes and the distributions of what was measured."""
 
-    __slots__ = ("cells", "codes", "observed")
+    __slots__ = ("_shared", "cells", "codes", "observed")
 
     def __init__(self, cells: Cells, codes: Mapping[str, Code], observed: Mapping[str, Observed]) -> None:
         self.cells = cells
         self.codes = codes
         self.observed = observed
+        self._shared: dict[str, Any] = {}
+
+    def shared(self, name: str, make: Callable[[], T]) -> T:
+        """What several terms of an objective look at, made by the first of them."""
+        if name not in self._shared:
+            self._shared[name] = make()
+        return self._shared[name]
 
 
 class LatentModel(nn.Module):

@@ -105,20 +105,30 @@ def sparsity(*, weight: float) -> Term:
     return Term("sparsity", of, weight, "minibatch")
 
 
-def kinetic(latent: str, *, weight: float = 0.1) -> Term:
-    r"""Mean square of the velocity of cells that set out, :math:`\overline{\lVert f(z_i, t_i) \rVert^2 / d}`.
+def kinetic(latent: str, *, weight: float = 0.03) -> Term:
+    r"""Kinetic energy of the ways of cells from each time to the next one.
 
-    Of the fields that lead from one time to the next it favours those with short, slow ways. Cells of the
-    last time are left out: nothing else speaks for their velocity, and slowing them slows those before.
+    .. math:: \overline{\frac{1}{K} \sum_{k=1}^{K} \frac{\lVert u_k - u_{k-1} \rVert^2}{h^2 d}}
+
+    with :math:`u_k` where a cell is after k of the K steps of the solver, of length h, in units of the field
+    and mean intervals. Of the fields that lead from one time to the next it favours those with short, even
+    ways: it is least for cells that go straight to where transport takes them. Cells of the last time set
+    out to none that speaks for their velocity, and are left out.
+
+    Parameters
+    ----------
+    latent
+        Whose codes are moved.
+    weight
+        Of the term.
+
+    References
+    ----------
+    Tong et al. (2020), doi:10.48550/arXiv.2002.04461.
     """
 
     def of(model: LatentModel, trace: Trace) -> Tensor:
-        each = []
-        for course in courses(model, trace, latent):
-            motion, out = course.motion, course.states[:-1]
-            sizes = torch.tensor([len(z) for z in out], device=trace.cells.device)
-            t = motion.instants[course.times[:-1]].repeat_interleave(sizes)
-            each.append(course.free(motion.field(torch.cat(out), t)).square().mean(1))
+        each = [course.ahead.energy for course in courses(model, trace, latent)]
         return torch.cat(each).mean() if each else _nothing(trace)
 
     return Term("kinetic energy", of, weight, "minibatch")
@@ -126,16 +136,19 @@ def kinetic(latent: str, *, weight: float = 0.1) -> Term:
 
 def _missed(course: Course, decay: float, distance: Distance) -> Tensor:
     """How far the cells of each time of a course, moved to every later one, are from those measured then."""
-    motion, states, total = course.motion, course.states, []
+    states, total = course.states, []
+    sizes = [len(z) for z in states]
+    ahead = course.ahead.states.split(sizes[:-1])
     moving: list[Tensor] = []  # where the cells of each time have come by now
     for t in range(1, len(states)):
-        moving = [*moving, states[t - 1]]
-        # An operator that is taken once is that of the start, however far cells have come.
-        z = torch.cat(states[:t] if motion.once else moving)
-        since = course.times[:t] if motion.once else [course.times[t - 1]] * t
-        sizes = [len(one) for one in states[:t]]
-        start = motion.instants[since].repeat_interleave(torch.tensor(sizes, device=z.device))
-        moving = list(course.move(z, start, motion.instants[course.times[t]]).split(sizes))
+        if moving:
+            # An operator that is taken once is that of the start, however far cells have come.
+            once = course.motion.once
+            some = states[: t - 1] if once else moving
+            since = course.times[: t - 1] if once else [course.times[t - 1]] * (t - 1)
+            end = course.motion.instants[course.times[t]]
+            moving = list(course.move(torch.cat(some), course.at(since, some), end).split(sizes[: t - 1]))
+        moving = [*moving, ahead[t - 1]]
         for s, part in enumerate(moving):
             far = _apart(part, states[t], distance, course.step(s, t).grown)
             total.append(decay ** (t - s - 1) * far)

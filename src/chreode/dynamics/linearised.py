@@ -49,6 +49,19 @@ class Linearised(NamedTuple):
         """``G S``, of each cell."""
         return torch.einsum("drn,re->nde", self.gain, self.sight)
 
+    def between(self, far: Linearised) -> Linearised:
+        """The mean with the field at the end of a step; where that pulls, it holds alone."""
+        if self.pull is None and far.pull is None:
+            return self._replace(gain=(self.gain + far.gain) / 2, offset=(self.offset + far.offset) / 2)
+        free = torch.zeros_like(self.offset[0])
+        here, there = (free if near.pull is None else near.pull for near in (self, far))
+        share = torch.where(there > 0, 1.0, 0.5)
+        return self._replace(
+            gain=self.gain.lerp(far.gain, share),
+            offset=self.offset.lerp(far.offset, share),
+            pull=here.lerp(there, share),
+        )
+
     def move(self, z: Float[Tensor, "n d"], h: Float[Tensor, " n"]) -> Float[Tensor, "n d"]:
         r"""States after times ``h``.
 

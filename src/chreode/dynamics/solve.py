@@ -181,15 +181,15 @@ def exponential(
     end: Float[Tensor, " n"],
     *,
     steps: int = 1,
-    midpoint: bool = False,
+    trapezoid: bool = False,
 ) -> Float[Tensor, "n d"]:
     r"""Move cells by the exponential of the operator that holds where a step begins.
 
     .. math:: z(t+h) = e^{Ah} z + h\,\varphi(Ah)\,b, \qquad \varphi(M) = \int_0^1 e^{sM}\,ds
 
-    which is exact where ``A`` and ``b`` do not change, and of order 1 where they do; with ``midpoint`` they
-    are those in the middle of the step, found by half a step, and it is of order 2. The exponential's action
-    is that of `chreode.dynamics.Linearised`: no matrix is made.
+    which is exact where ``A`` and ``b`` do not change, and of order 1 where they do; with ``trapezoid`` they
+    are the mean of those at both ends of the step, the far one found by a step with the near ones, and it is
+    of order 2. The exponential's action is that of `chreode.dynamics.Linearised`: no matrix is made.
 
     Parameters
     ----------
@@ -199,8 +199,8 @@ def exponential(
         As of `rk4`.
     steps
         How often the operator is taken anew; once at the start, as Cell-MNN was published, by default.
-    midpoint
-        Whether it is that of the middle of each step.
+    trapezoid
+        Whether it is the mean of those at both ends of each step.
 
     References
     ----------
@@ -219,7 +219,7 @@ def exponential(
     for number in range(steps):
         t = start + number * h
         here = operator(z, t)
-        if midpoint:
-            here = operator(here.move(z, h / 2), t + h / 2)
+        if trapezoid:
+            here = here.between(operator(here.move(z, h), t + h))
         z = here.move(z, h)
     return z

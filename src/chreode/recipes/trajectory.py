@@ -53,7 +53,7 @@ def cell_mnn(
     rank: Annotated[int, Interval(ge=1, le=512)] = 10,
     steps: Annotated[int, Interval(ge=0, le=64)] = 2,
     decay: Share = 0.1,
-    energy: Weight = 0.1,
+    energy: Weight = 0.03,
     distance: Distance = "mmd",
 ) -> Build:
     r"""Mechanistic neural network of cells: a field that is linear wherever one looks.
@@ -61,10 +61,11 @@ def cell_mnn(
     .. math::
         \frac{dz}{dt} = A(z, t)\,z + b(z, t), \quad
         L = \sum_{s < t} \gamma^{k(s, t) - 1}\,\mathrm{MMD}^2\big(\phi_{s \to t}(Z_s), Z_t\big)
-            + \lambda\,\overline{\lVert dz/dt \rVert^2 / d}
+            + \lambda E
 
-    with ``A`` and ``b`` by a network, and :math:`\phi` the flow from one time's cells to another's. The page
-    *cell_mnn* of the documentation says more (doi:10.48550/arXiv.2510.02903).
+    with ``A`` and ``b`` by a network, :math:`\phi` the flow from one time's cells to another's and ``E`` the
+    kinetic energy of their ways (`chreode.moving.kinetic`). The page *cell_mnn* of the documentation says
+    more (doi:10.48550/arXiv.2510.02903).
 
     Parameters
     ----------
@@ -104,7 +105,7 @@ def neural_ode(
     hidden: Widths = (64, 64, 64),
     steps: Annotated[int, Interval(ge=1, le=64)] = 4,
     decay: Share = 0.1,
-    energy: Weight = 0.1,
+    energy: Weight = 0.03,
     distance: Distance = "mmd",
     sparsity: Weight = 0.0,
 ) -> Build:

@@ -43,7 +43,8 @@ MEANINGS = {
         "discrepancy, 0 for like samples, added up over the times."
     ),
     "kinetic energy": (
-        "How fast cells move, mean square of the velocity: of the fields that fit, the slow ones win."
+        "How fast cells move on their ways, mean square of the velocity: of the fields that fit, those of "
+        "short and even ways win."
     ),
     "flow matching": (
         "How far the velocity is from that along straight lines between cells of successive times, in mean "
