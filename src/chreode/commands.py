@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
+    from chreode.cells import Cells
     from chreode.embedded import Embedded
     from chreode.fitted import FittedModel
 
@@ -82,8 +83,7 @@ def project(
     for name in expected:
         model.embedded.modality(name)
     with fresh_file(out, suffix=annotated_suffix(new), overwrite=overwrite) as beside:
-        cells = read(new, like=model, add_levels=add_levels, **reading)
-        print(f"Read {many(len(cells), 'cell')} from {new}.", *map(typed, cells.reading.messages), sep="\n")
+        cells = _read_like(model, new, add_levels=add_levels, **reading)
         if add_levels:
             before = model.layout.covariates
             model = with_levels(model, cells, progress=sys.stderr.isatty())
@@ -194,18 +194,20 @@ def forecast(
             start, which = model.embedded, before(model.embedded, to)
         else:
             asked(model.embedded, [to])  # refuses a time, or a model without dynamics, before cells are read
-            cells = read(source, like=model, **reading)
-            print(
-                f"Read {many(len(cells), 'cell')} from {source}.",
-                *map(typed, cells.reading.messages),
-                sep="\n",
-            )
+            cells = _read_like(model, source, **reading)
             start, which = model.project(cells, progress=progress), None
         codes = trajectories(start, [to], which=which, clamp=clamp, progress=progress)
         values = decoded(model.embedded, codes)[0] if expected else None
         there = _at_time(start, slice(None) if which is None else which, codes[0], values, to=to)
         there.write_h5ad(beside, compression="gzip")
     print(f"Wrote {many(len(there), 'cell')}, moved to {to:g} by {model.recipe.name}, to {out}.")
+
+
+def _read_like(model: FittedModel, source: Path, **reading: Any) -> Cells:
+    """New cells, and a word on what was found in them."""
+    cells = read(source, like=model, **reading)
+    print(f"Read {many(len(cells), 'cell')} from {source}.", *map(typed, cells.reading.messages), sep="\n")
+    return cells
 
 
 def _at_time(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from chreode.axes import Float
+from chreode.axes import Float, Tensor
 from chreode.errors import InputError
 from chreode.forecast import motion_of
 from chreode.infer import PrincipalComponents
@@ -15,10 +15,11 @@ from chreode.io.schema import listing, nearest
 from chreode.words import many
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import pandas as pd
 
+    from chreode.dynamics import Motion
     from chreode.embedded import Embedded
 
 __all__ = ["connected", "interactions", "jacobians", "operators"]
@@ -55,22 +56,16 @@ def jacobians(model: Any, rows: np.ndarray | None = None) -> Float[np.ndarray, "
     InputError
         For a model without dynamics, or one that was saved without its cells.
     """
-    embedded: Embedded = getattr(model, "embedded", model)
-    motion = motion_of(embedded)
-    _refuse_none(embedded)
-    codes, times = embedded.codes[embedded.code], embedded.cells.time
-    chosen = torch.arange(len(codes)) if rows is None else torch.as_tensor(rows)
-    found = []
-    for some in chosen.split(_CELLS):
-        z = codes[some].detach().clone().requires_grad_()
+
+    def slopes(motion: Motion, z: Tensor, t: Tensor) -> Tensor:
+        z = z.clone().requires_grad_()
         with torch.enable_grad():
-            velocity = motion.velocity(z, times[some])
-            slopes = [torch.autograd.grad(v, z, retain_graph=True)[0] for v in velocity.sum(0)]
-        found.append(torch.stack(slopes, 1).detach().numpy())
-    return np.concatenate(found) if found else np.zeros((0, codes.shape[1], codes.shape[1]), np.float32)
+            velocity = motion.velocity(z, t)
+            return torch.stack([torch.autograd.grad(v, z, retain_graph=True)[0] for v in velocity.sum(0)], 1)
+
+    return _at_cells(model, rows, slopes)
 
 
-@torch.no_grad()
 def operators(model: Any, rows: np.ndarray | None = None) -> Float[np.ndarray, "n d d"]:
     r"""The operator ``A(z, t)`` of a locally linear field at each fitted cell, per unit of time.
 
@@ -89,19 +84,30 @@ def operators(model: Any, rows: np.ndarray | None = None) -> Float[np.ndarray, "
     InputError
         For a model whose field has no operator, or one that was saved without its cells.
     """
+
+    def matrices(motion: Motion, z: Tensor, t: Tensor) -> Tensor:
+        return motion.field.operator(motion.inside(z), motion.clock(t)).operator() / motion.interval
+
+    embedded: Embedded = getattr(model, "embedded", model)
+    if not hasattr(motion_of(embedded).field, "operator"):
+        msg = f"Expected a field with an operator, as of cell_mnn; found that of {embedded.recipe}."
+        raise InputError(msg + " Read its Jacobian: chreode.interpret.interactions.jacobians.")
+    return _at_cells(embedded, rows, matrices)
+
+
+@torch.no_grad()
+def _at_cells(
+    model: Any, rows: np.ndarray | None, of: Callable[[Motion, Tensor, Tensor], Tensor]
+) -> Float[np.ndarray, "n d d"]:
+    """Matrices of the field at the codes and times of fitted cells, some at a time."""
     embedded: Embedded = getattr(model, "embedded", model)
     motion = motion_of(embedded)
     _refuse_none(embedded)
-    if not hasattr(motion.field, "operator"):
-        msg = f"Expected a field with an operator, as of cell_mnn; found that of {embedded.recipe}."
-        raise InputError(msg + " Read its Jacobian: chreode.interpret.interactions.jacobians.")
-    codes, times = embedded.codes[embedded.code], embedded.cells.time
+    codes, times = embedded.codes[embedded.code].detach(), embedded.cells.time
     chosen = torch.arange(len(codes)) if rows is None else torch.as_tensor(rows)
-    found = [
-        motion.field.operator(motion.inside(codes[some]), motion.clock(times[some])).operator().numpy()
-        for some in chosen.split(_CELLS)
-    ]
-    return np.concatenate(found) / motion.interval
+    if not len(chosen):
+        return np.zeros((0, codes.shape[1], codes.shape[1]), np.float32)
+    return np.concatenate([of(motion, codes[some], times[some]).numpy() for some in chosen.split(_CELLS)])
 
 
 def interactions(

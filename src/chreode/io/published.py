@@ -118,13 +118,8 @@ def openproblems_cite(
 
     Parameters
     ----------
-    path
-        The file, where you have it: it is checked and read, and nothing is downloaded.
-    folder
-        Where downloads are kept; by default ``chreode`` in the user's cache, ``$XDG_CACHE_HOME`` or
-        ``~/.cache``.
-    progress
-        Show how far the download is.
+    path, folder, progress
+        As of `embryoid_bodies`.
 
     Returns
     -------
@@ -135,7 +130,7 @@ def openproblems_cite(
     Raises
     ------
     InputError
-        When the file cannot be downloaded or read, or its checksum is another.
+        As `embryoid_bodies`.
 
     References
     ----------
@@ -160,13 +155,8 @@ def openproblems_multi(
 
     Parameters
     ----------
-    path
-        The file, where you have it: it is checked and read, and nothing is downloaded.
-    folder
-        Where downloads are kept; by default ``chreode`` in the user's cache, ``$XDG_CACHE_HOME`` or
-        ``~/.cache``.
-    progress
-        Show how far the download is.
+    path, folder, progress
+        As of `embryoid_bodies`.
 
     Returns
     -------
@@ -175,7 +165,7 @@ def openproblems_multi(
     Raises
     ------
     InputError
-        When the file cannot be downloaded or read, or its checksum is another.
+        As `embryoid_bodies`.
 
     References
     ----------
