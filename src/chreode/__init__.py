@@ -21,9 +21,13 @@ if TYPE_CHECKING:
     from chreode.fit import fit
     from chreode.fitted import FittedModel
     from chreode.interpret import abundance, de, fates, interactions, markers, pseudobulk
+    from chreode.interpret.enrichment import enrichment
     from chreode.interpret.loadings import loadings, variance_explained
+    from chreode.interpret.naming import name_dimensions
     from chreode.interpret.proteins import foreground
+    from chreode.interpret.resolution import multiresolution
     from chreode.io import datasets
+    from chreode.io.gene_sets import read_gmt
     from chreode.io.read import read
     from chreode.io.simulate import simulate
     from chreode.levels import add_levels
@@ -46,6 +50,7 @@ __all__ = [
     "de",
     "distil",
     "doublets",
+    "enrichment",
     "evaluate",
     "fates",
     "fit",
@@ -56,8 +61,11 @@ __all__ = [
     "load",
     "loadings",
     "markers",
+    "multiresolution",
+    "name_dimensions",
     "pseudobulk",
     "read",
+    "read_gmt",
     "recipe",
     "recipes",
     "report",
@@ -78,6 +86,7 @@ _WHERE = {
     "de": "chreode.interpret.differential:de",
     "distil": "chreode.distil:distil",
     "doublets": "chreode.evaluate.doublets:doublets",
+    "enrichment": "chreode.interpret.enrichment:enrichment",
     "evaluate": "chreode.evaluate",
     "fates": "chreode.interpret.fates:fates",
     "fit": "chreode.fit:fit",
@@ -88,8 +97,11 @@ _WHERE = {
     "load": "chreode.load:load",
     "loadings": "chreode.interpret.loadings:loadings",
     "markers": "chreode.interpret.markers:markers",
+    "multiresolution": "chreode.interpret.resolution:multiresolution",
+    "name_dimensions": "chreode.interpret.naming:name_dimensions",
     "pseudobulk": "chreode.interpret.pseudobulk:pseudobulk",
     "read": "chreode.io.read:read",
+    "read_gmt": "chreode.io.gene_sets:read_gmt",
     "recipe": "chreode.recipe:recipe",
     "recipes": "chreode.recipes",
     "report": "chreode.report",

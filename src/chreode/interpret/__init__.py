@@ -4,20 +4,32 @@ from __future__ import annotations
 
 from chreode.interpret.abundance import abundance, abundance_figure
 from chreode.interpret.differential import de, volcano_figure
+from chreode.interpret.directions import component_scores, dimension_scores, mean_jacobian
+from chreode.interpret.enrichment import enrichment
 from chreode.interpret.fates import fates
 from chreode.interpret.interactions import interactions
 from chreode.interpret.loadings import loadings, variance_explained
 from chreode.interpret.markers import markers
+from chreode.interpret.naming import enrichment_figure, name_dimensions
 from chreode.interpret.pseudobulk import pseudobulk
+from chreode.interpret.resolution import correlation_figure, multiresolution
 
 __all__ = [
     "abundance",
     "abundance_figure",
+    "component_scores",
+    "correlation_figure",
     "de",
+    "dimension_scores",
+    "enrichment",
+    "enrichment_figure",
     "fates",
     "interactions",
     "loadings",
     "markers",
+    "mean_jacobian",
+    "multiresolution",
+    "name_dimensions",
     "pseudobulk",
     "variance_explained",
     "volcano_figure",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Decode = Callable[[Tensor], Mapping[str, Observed]]
 
-__all__ = ["SIGN_STEP", "Change", "Push", "mean_level", "spread"]
+__all__ = ["SIGN_STEP", "Change", "Push", "decodings", "mean_level", "spread"]
 
 SIGN_STEP = 0.01
 """What the published method moves every coordinate by: the first step of Adam at its learning rate."""
@@ -78,7 +78,7 @@ class Push:
         """Change from a whole step in those cells: ``way`` is 1 to raise the genes, -1 to lower them."""
         total: Any = 0.0
         risen = 0.0
-        for z, decode in _blocks(self.embedded, rows):
+        for z, decode in decodings(self.embedded, rows):
             step = way * self._steps(self._gradients(z, decode, [columns]))[:, 0]
             with torch.no_grad():
                 here, there = decode(z), decode(z + step)
@@ -99,7 +99,7 @@ class Push:
         """
         dim = self.embedded.codes[self.embedded.code].shape[1]
         total: Any = 0.0
-        for z, decode in _blocks(self.embedded, rows, copies=dim):
+        for z, decode in decodings(self.embedded, rows, copies=dim):
             steps = self._steps(self._gradients(z, decode, sets))
 
             def slope(along: Tensor, z: Tensor = z, decode: Decode = decode) -> Tensor:
@@ -114,7 +114,7 @@ class Push:
 
     def steps(self, rows: Int[Tensor, " n"], columns: Int[Tensor, " j"]) -> Float[Tensor, "n d"]:
         """The moves themselves."""
-        blocks = _blocks(self.embedded, rows)
+        blocks = decodings(self.embedded, rows)
         return torch.cat([self._steps(self._gradients(z, decode, [columns]))[:, 0] for z, decode in blocks])
 
     def _level(self, observed: Mapping[str, Observed], columns: Tensor) -> Float[Tensor, " n"]:
@@ -147,11 +147,11 @@ def spread(codes: Float[Tensor, "n d"]) -> float:
 @torch.no_grad()
 def mean_level(embedded: Embedded, rows: Int[Tensor, " n"], modality: str) -> Float[Tensor, " g"]:
     """Mean of what is expected of every feature over some cells."""
-    parts = [decode(z)[modality].mean.double().sum(0) for z, decode in _blocks(embedded, rows)]
+    parts = [decode(z)[modality].mean.double().sum(0) for z, decode in decodings(embedded, rows)]
     return torch.stack(parts).sum(0) / len(rows)
 
 
-def _blocks(embedded: Embedded, rows: Tensor, *, copies: int = 1) -> Iterator[tuple[Tensor, Decode]]:
+def decodings(embedded: Embedded, rows: Tensor, *, copies: int = 1) -> Iterator[tuple[Tensor, Decode]]:
     """Codes of a few cells at a time, and what decodes such codes under those cells' conditions."""
     layout = embedded.cells.layout
     most = max(16, min(512, _ENTRIES // max(copies * layout.width, 1)))
