@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chreode.errors import InputError
-from chreode.evaluate.matrices import Counts, Rows, canonical, log_normalise, row_blocks, sum_columns
+from chreode.evaluate.matrices import (
+    Counts,
+    Rows,
+    canonical,
+    column_moments,
+    log_normalise,
+    row_blocks,
+    sum_columns,
+)
 from chreode.evaluate.neighbours import known_levels, subsample
 
 if TYPE_CHECKING:
@@ -64,11 +72,11 @@ def compare_samples(
     A correlation over genes that all have one value is NaN.
     """
     observed, sampled = _pair(observed, sampled)
-    (mean, variance, zero), (mean_, variance_, zero_) = _moments(observed), _moments(sampled)
+    (mean, variance, zero), (mean_, variance_, zero_) = column_moments(observed), column_moments(sampled)
     seen = mean > 0
     floor = 0.5 / observed.shape[0]
     a, b = log_normalise(observed), log_normalise(sampled)
-    chosen = np.argsort(-_moments(a)[1], kind="stable")[:top]
+    chosen = np.argsort(-column_moments(a)[1], kind="stable")[:top]
     pairs, pairs_ = _correlations(a[:, chosen]), _correlations(b[:, chosen])
     # A gene that does not vary among the samples is correlated with nothing; one that does not vary in the
     # measured cells asks nothing.
@@ -257,23 +265,10 @@ def dispersion_bias(
     return pd.DataFrame.from_dict(rows, orient="index").astype({"genes": int}).rename_axis("dispersion")
 
 
-def _moments(matrix: Counts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean, variance (of ``n - 1``) and fraction of zeros of each column."""
-    n, g = matrix.shape
-    values = matrix.data.astype(np.float64)
-    mean = np.bincount(matrix.indices, weights=values, minlength=g) / n
-    filled = np.bincount(matrix.indices, minlength=g)
-    # Around the mean, not from raw moments, which cancel for a gene that is high and even.
-    squares = np.bincount(matrix.indices, weights=(values - mean[matrix.indices]) ** 2, minlength=g)
-    variance = (squares + (n - filled) * mean**2) / (n - 1)
-    zero = 1.0 - np.bincount(matrix.indices[values != 0], minlength=g) / n
-    return mean, variance, zero
-
-
 def _correlations(columns: Counts) -> np.ndarray:
     """Correlations of all pairs of a few columns (upper triangle), NaN where one does not vary."""
     n = columns.shape[0]
-    mean, variance, _ = _moments(columns)
+    mean, variance, _ = column_moments(columns)
     products = (columns.T @ columns) @ np.eye(columns.shape[1])
     covariance = (products - n * np.outer(mean, mean)) / (n - 1)
     # Rounding leaves a column of one value with a variance of about 1e-32 of its square.

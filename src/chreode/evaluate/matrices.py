@@ -9,7 +9,16 @@ import numpy as np
 
 from chreode.errors import InputError
 
-__all__ = ["Counts", "Rows", "canonical", "entries", "log_normalise", "row_blocks", "sum_columns"]
+__all__ = [
+    "Counts",
+    "Rows",
+    "canonical",
+    "column_moments",
+    "entries",
+    "log_normalise",
+    "row_blocks",
+    "sum_columns",
+]
 
 Counts: TypeAlias = Any
 """A SciPy sparse matrix of cells x genes; SciPy tells a type checker little about it."""
@@ -76,6 +85,19 @@ def entries(counts: Counts, rows: slice) -> tuple[np.ndarray, np.ndarray, np.nda
 def sum_columns(counts: Counts) -> np.ndarray:
     """Total of every column of a CSR matrix, in float64."""
     return np.bincount(counts.indices, weights=counts.data, minlength=counts.shape[1])
+
+
+def column_moments(matrix: Counts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, variance (of ``n - 1``) and fraction of zeros of each column of a CSR matrix."""
+    n, g = matrix.shape
+    values = matrix.data.astype(np.float64)
+    mean = np.bincount(matrix.indices, weights=values, minlength=g) / n
+    filled = np.bincount(matrix.indices, minlength=g)
+    # Around the mean, not from raw moments, which cancel for a gene that is high and even.
+    squares = np.bincount(matrix.indices, weights=(values - mean[matrix.indices]) ** 2, minlength=g)
+    variance = (squares + (n - filled) * mean**2) / (n - 1)
+    zero = 1.0 - np.bincount(matrix.indices[values != 0], minlength=g) / n
+    return mean, variance, zero
 
 
 def log_normalise(counts: Counts, *, per: float = 10_000.0) -> Counts:
