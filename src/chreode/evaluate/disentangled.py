@@ -39,7 +39,7 @@ def probe_blocks(
     held_out: Any = None,
     probes: Sequence[str] = PROBES,
     seed: int = 0,
-    progress: bool = False,
+    progress: bool = True,
 ) -> pd.DataFrame:
     r"""How well an attribute can be predicted from each block of a code, on held-out cells.
 
@@ -112,16 +112,11 @@ def probe_blocks(
     n = len(next(iter(codes.values())))
     truth, levels = _attribute(attribute, n)
     parts, skipped = _parts(truth, levels, within=within, held_out=held_out, seed=seed)
-    rows = {}
-    bar = tqdm(total=len(codes) * len(parts) * len(probes), desc="probes", disable=not progress)
-    for name, code in codes.items():
-        found = {probe: [] for probe in probes}
-        for part in parts:
-            for probe in probes:
-                found[probe].append(_probed(probe, code, truth, part, levels, seed))
-                bar.update()
-        rows[name] = _row(found, parts, levels)
-    bar.close()
+    found = {name: {probe: [] for probe in probes} for name in codes}
+    tries = [(name, probe, part) for name in codes for probe in probes for part in parts]
+    for name, probe, part in tqdm(tries, desc="probes", disable=not progress):
+        found[name][probe].append(_probed(probe, codes[name], truth, part, levels, seed))
+    rows = {name: _row(scores, parts, levels) for name, scores in found.items()}
     table = pd.DataFrame.from_dict(rows, orient="index")
     table.attrs["skipped"] = skipped
     return table

@@ -87,7 +87,7 @@ def every_level(labels: Any, *, n: int, what: str) -> tuple[np.ndarray, int]:
     if (numbers < 0).any():
         msg = (
             f"Expected a {what} for every cell; found {int((numbers < 0).sum())} of {n} without one. "
-            "Leave these cells out before neighbours are searched."
+            "Leave these cells out before anything is made of the others."
         )
         raise InputError(msg)
     return numbers, len(names)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from chreode.axes import Float
 
-    Changes = Mapping[tuple[Hashable, Hashable], Any]
+    Changes = Mapping[Any, Any]  # of (context, perturbation); a type checker takes keys as they are
 
 __all__ = ["cell_scores", "mean_change", "response_scores", "split_half_ceiling"]
 
