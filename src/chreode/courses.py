@@ -56,8 +56,8 @@ class Course:
 
     motion: Motion
     times: list[int]
-    states: list[Float[Tensor, "n d"]]
-    growth: list[Float[Tensor, " n"]] | None
+    states: list[Float[Tensor, "_ d"]]  # as many as there are, each time
+    growth: list[Float[Tensor, " _"]] | None
     held: Clamp | None
 
     @property
