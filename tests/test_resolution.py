@@ -66,7 +66,7 @@ def test_independent_features_are_masked(permutations):
     told = []
     for seed in range(40):
         values, order = independent(80, 1000 + seed)
-        found = ch.multiresolution(values, order=order, permutations=permutations, seed=seed)
+        found = ch.multiresolution(values, order=order, permutations=permutations, seed=seed, progress=False)
         told.append(np.isfinite(found.significant()).any())
     # Both keep the chance of a single false window at 5 % or less when nothing is true.
     assert sum(told) <= 5
@@ -77,7 +77,8 @@ def test_permutations_find_what_is_there_and_depend_on_the_seed_alone():
     x = rng.poisson(1.0, 200).astype(float)
     values = np.column_stack([x, x + rng.poisson(1.0, 200)])
     found, same, other = (
-        ch.multiresolution(values, order=np.arange(200), permutations=19, seed=seed) for seed in (3, 3, 4)
+        ch.multiresolution(values, order=np.arange(200), permutations=19, seed=seed, progress=False)
+        for seed in (3, 3, 4)
     )
     assert np.nanmin(found.q_value) == 1 / 20
     np.testing.assert_array_equal(found.q_value, same.q_value)
@@ -93,7 +94,9 @@ def test_windows_without_variation_have_no_correlation():
     inside = start + width <= 100
     np.testing.assert_array_equal(np.isnan(found.correlation) & inside, constant)
     np.testing.assert_array_equal(np.isnan(found.q_value) & inside, constant)
-    still = ch.multiresolution(np.column_stack([np.ones(100), order]), order=order, permutations=3)
+    still = ch.multiresolution(
+        np.column_stack([np.ones(100), order]), order=order, permutations=3, progress=False
+    )
     assert np.isnan(still.correlation).all()
     assert len(correlation_figure(still).axes) == 2
 

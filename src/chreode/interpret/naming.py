@@ -155,7 +155,7 @@ def enrichment_figure(table: pd.DataFrame, *, fdr: float = 0.05, sets: int = 20)
     figure.colorbar(dots, ax=axes, label="effect (2 AUC − 1)", shrink=0.6)
     for value in (1, 2, 5, 10):
         axes.scatter([], [], s=6 + 16 * value, c="0.6", label=f"{value}")
-    axes.legend(title="−log10 q", frameon=False, loc="upper left", bbox_to_anchor=(0, -0.02), ncols=4)
+    figure.legend(title="−log10 q", frameon=False, loc="outside upper center", ncols=4)
     return figure
 
 

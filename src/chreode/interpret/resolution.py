@@ -82,6 +82,7 @@ def multiresolution(
     windows: int = 1_000_000,
     permutations: int = 0,
     seed: int = 0,
+    progress: bool = True,
 ) -> Multiresolution:
     r"""Correlate two features in every window of cells, of every width, along an ordering.
 
@@ -114,6 +115,8 @@ def multiresolution(
         distribution.
     seed
         Of the shuffling.
+    progress
+        Whether to show a bar over permutations.
 
     Raises
     ------
@@ -148,9 +151,11 @@ def multiresolution(
     score = _fisher(correlation, widths)
     p_value, q_value = _adjusted(score)
     if permutations:
+        from tqdm.auto import tqdm
+
         draws = np.random.default_rng(seed)
         extremes = np.empty(permutations)
-        for k in range(permutations):
+        for k in tqdm(range(permutations), desc="permutations", disable=not progress):
             shuffled = np.column_stack([two[:, 0], draws.permutation(two[:, 1])])
             found = np.abs(_fisher(_correlations(shuffled, widths, starts), widths))
             extremes[k] = np.nanmax(found, initial=0.0)
