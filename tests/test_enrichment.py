@@ -70,7 +70,7 @@ def test_a_planted_set_is_found_with_its_sign():
     for name, ascending in (("z0", False), ("z1", True)):
         leading = scores.loc[planted, name].sort_values(ascending=ascending).index[:10]
         assert best.loc[name, "leading"].split(", ") == list(leading)
-    named = ch.name_dimensions(table)
+    named = ch.name_dimensions(pd.concat([part for _, part in table.groupby("name")]).set_axis([0] * 122))
     assert named["proposed"].tolist() == ["planted", "planted"]
     assert named["direction"].tolist() == ["up", "down"]
 
@@ -121,6 +121,7 @@ def test_equal_scores_are_no_finding():
         ({"scores": drawn().assign(z1=np.nan)}, "'z1'"),
         ({"scores": drawn().assign(z1="high")}, "'z1'"),
         ({"scores": pd.concat([drawn(), drawn().iloc[:1]])}, "'g0' more than once"),
+        ({"scores": drawn().set_axis(["z", "z"], axis=1)}, "'z' more than once"),
         ({"gene_sets": {"other": ["G1", "G2"]}}, "'G1'. Did you mean 'g1'"),
         ({"gene_sets": {"small": GENES[:2]}}, "sets with 2 to 2"),
         ({"correlation": 1.0}, "correlation=1.0"),

@@ -30,6 +30,14 @@ def dimension_scores(model: Any, modality: str | None = None, *, progress: bool 
     ------
     InputError
         As `mean_jacobian` does.
+
+    Examples
+    --------
+    >>> import chreode as ch
+    >>> cells = ch.read(ch.simulate(90, 20, components=2, seed=0))
+    >>> model = ch.fit(cells, ch.recipes.pca(dim=2), epochs=1, progress=False)
+    >>> dimension_scores(model).equals(ch.loadings(model))
+    True
     """
     embedded = getattr(model, "embedded", model)
     infer, decoder = embedded.module.latents[embedded.code].infer, embedded.module.decoder

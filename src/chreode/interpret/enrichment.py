@@ -159,6 +159,10 @@ def _refuse_scores(table: pd.DataFrame, kind: str) -> None:
     if not table.shape[0] or not table.shape[1]:
         msg = f"Expected scores of features along dimensions; found a table of {table.shape}. Give another."
         raise InputError(msg)
+    twice = table.columns[table.columns.astype(str).duplicated()]
+    if len(twice):
+        msg = f"Expected columns of different names; found {listing(twice, limit=3)} more than once."
+        raise InputError(msg + " Rename them.")
     lost = [name for name, dtype in table.dtypes.items() if dtype.kind not in "fiub"]
     if not lost:
         finite = np.isfinite(table.to_numpy(dtype=np.float64)).all(0)

@@ -60,6 +60,7 @@ def name_dimensions(table: pd.DataFrame, *, fdr: float = 0.05) -> pd.DataFrame:
     [['z0', 'Interferon alpha response', 'down']]
     """
     _refuse_table(table, fdr)
+    table = table.reset_index(drop=True)
     best = table.loc[table["z"].abs().groupby([table["kind"], table["name"]], sort=False).idxmax()]
     best = best[["kind", "name", "set", "direction", "q_value"]].reset_index(drop=True)
     best.insert(2, "proposed", [readable(name) for name in best["set"]])
