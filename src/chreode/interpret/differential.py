@@ -18,6 +18,7 @@ from chreode.interpret.design import Design, replicates_of
 from chreode.interpret.glm import quasi_test, size_factors
 from chreode.interpret.modelled import model_change
 from chreode.interpret.pseudobulk import unit_sums
+from chreode.interpret.q_values import q_values
 from chreode.words import many
 
 if TYPE_CHECKING:
@@ -331,21 +332,16 @@ def _by_sample(groups: _Groups, tested: np.ndarray, design: Design) -> dict[str,
 
 def _joined(table: pd.DataFrame, tested: np.ndarray, result: dict[str, np.ndarray]) -> pd.DataFrame:
     """The table with the tests' columns first."""
-    from scipy.stats import false_discovery_control
-
     wide = {name: np.full(len(table), np.nan) for name in result}
     for name, values in result.items():
         wide[name][tested] = values
-    p_value = wide["p_value"]
-    q_value, known = np.full(len(table), np.nan), ~np.isnan(p_value)
-    q_value[known] = false_discovery_control(p_value[known])
     columns = {
         "log2_fold_change": wide["estimate"] / np.log(2),
         "lower": wide["lower"] / np.log(2),
         "upper": wide["upper"] / np.log(2),
         "statistic": wide["statistic"],
-        "p_value": p_value,
-        "q_value": q_value,
+        "p_value": wide["p_value"],
+        "q_value": q_values(wide["p_value"]),
     }
     at = int("symbol" in table)
     for place, (name, values) in enumerate(columns.items()):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chreode.errors import InputError
+from chreode.interpret.q_values import q_values
 from chreode.io.schema import listing
 
 if TYPE_CHECKING:
@@ -137,19 +138,20 @@ def multiresolution(
     >>> found.correlation[0, [0, -1]].round(3).tolist()  # of the first thirty cells, and of the last
     [-1.0, 1.0]
     """
+    from scipy.stats import norm, rankdata
+
     pair, two, place = _asked(values, order)
     n = len(two)
     _refuse_settings(n, narrowest, method, windows, permutations)
     two = two[np.argsort(place, kind="stable")]
     if method == "spearman":
-        from scipy.stats import rankdata
-
         two = rankdata(two, axis=0)
     step = _step(n, narrowest, windows)
     widths, starts = np.arange(narrowest, n + 1, step), np.arange(0, n - narrowest + 1, step)
     correlation = _correlations(two, widths, starts)
     score = _fisher(correlation, widths)
-    p_value, q_value = _adjusted(score)
+    p_value = 2 * norm.sf(np.abs(score))
+    q_value = q_values(p_value)
     if permutations:
         from tqdm.auto import tqdm
 
@@ -236,16 +238,6 @@ def _correlations(two: np.ndarray, widths: np.ndarray, starts: np.ndarray) -> np
 def _fisher(correlation: np.ndarray, widths: np.ndarray) -> np.ndarray:
     inside = np.clip(correlation, -1 + 1e-15, 1 - 1e-15)
     return np.arctanh(inside) * np.sqrt(widths[:, None] - 3)
-
-
-def _adjusted(score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """p- and q-values of windows, NaN where there is none."""
-    from scipy.stats import false_discovery_control, norm
-
-    p_value = 2 * norm.sf(np.abs(score))
-    q_value, known = np.full(score.shape, np.nan), ~np.isnan(score)
-    q_value[known] = false_discovery_control(p_value[known])
-    return p_value, q_value
 
 
 def correlation_figure(found: Multiresolution, *, fdr: float | None = 0.05, pixels: int = 600) -> Figure:
