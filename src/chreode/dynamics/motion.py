@@ -159,7 +159,7 @@ class Motion(nn.Module):
     def _step(self, field: Any, u: Tensor, start: Tensor, end: Tensor) -> Tensor:
         operator = getattr(field, "operator", None)
         if operator is None:
-            return rk4(field, u, start, end, steps=1)
+            return rk4(field, u, start, end)
         return exponential(operator, u, start, end, trapezoid=not self.once)
 
     def forward(
