@@ -92,6 +92,15 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "totalvi, proteins": lambda: recipes.totalvi(dim=4, hidden=(8,), likelihood={"rna": "protein"}),
     "multivi": lambda: recipes.multivi(dim=4, hidden=(8, 8)),
     "multivi, product": lambda: recipes.multivi(dim=4, hidden=(8,), combine="product", encode_batch=True),
+    "patches": lambda: recipes.patches(dim=4, hidden=(8,), attributes=("type", "plate")),
+    "patches, free": lambda: recipes.patches(dim=4, hidden=(8,), attributes=("type",), inference="free"),
+    "multigroupvi": lambda: recipes.multigroupvi(dim=4, private=2, hidden=(8,), group="type"),
+    "contrastivevi": lambda: recipes.contrastivevi(
+        dim=4, private=2, hidden=(8,), background="type 0", condition="type"
+    ),
+    "contrastivevi, free": lambda: recipes.contrastivevi(
+        dim=4, private=2, hidden=(8,), background="type 0", condition="type", inference="free"
+    ),
     "pca": lambda: recipes.pca(dim=4),
     "factor_analysis": lambda: recipes.factor_analysis(dim=4),
     "zifa": lambda: recipes.zifa(dim=4),

@@ -135,7 +135,7 @@ class Embedded:
             name: z if name == self.code else average(self, name).expand(len(z), -1)
             for name in self.module.latents
         }
-        return self.module.decoder(codes, cells)[self.modality(modality)]
+        return self.module.decode(codes, cells)[self.modality(modality)]
 
     def expected(
         self,

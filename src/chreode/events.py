@@ -14,6 +14,7 @@ from chreode.optim import codebooks
 from chreode.plan import Event, Moment
 from chreode.priors.placement import count_communities
 from chreode.priors.weights import weight_precision
+from chreode.settle import encoded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
 __all__ = [
     "centre_decoder",
     "count_labels",
+    "count_levels",
     "describe_codes",
     "follow",
     "learn_factors",
     "learn_totals",
     "move_dead_components",
+    "pair_codes",
     "place_levels",
     "place_means",
     "placed",
@@ -118,6 +121,34 @@ def count_labels(latent: str) -> Event:
         prior.labelled.fill_(known / len(moment.cells))
 
     return Event("count labels", do, at="start")
+
+
+def count_levels() -> Event:
+    """Before the first epoch: the share of the cells that each level has, for critics."""
+
+    def do(moment: Moment) -> None:
+        for column, critic in moment.model.critics.items():
+            levels = moment.cells.covariates[moment.cells.layout.resolve(column).column]
+            number = torch.bincount(levels[levels >= 0], minlength=len(critic.log_share))
+            critic.count(moment.total(number.double()).to(critic.log_share))
+
+    return Event("count levels", do, at="start")
+
+
+def pair_codes(shared: str) -> Event:
+    """After the last epoch: which private codes go with which shared ones, over the training cells."""
+
+    def own(moment: Moment, name: str) -> Tensor:
+        infer = moment.model.latents[name].infer
+        return infer.codes if infer.free else encoded(moment.model, name, moment.cells)
+
+    def do(moment: Moment) -> None:
+        main = own(moment, shared)
+        for name, latent in moment.model.latents.items():
+            if name != shared:
+                latent.pair(main, own(moment, name), moment.cells, total=moment.total)
+
+    return Event("pair codes", do, at="end")
 
 
 def learn_factors() -> Event:

@@ -113,7 +113,7 @@ def _mean(
     if isinstance(size, Tensor):
         some = some.replace(size={**some.size, modality: size[rows]})
     some = some.replace(covariates={k: v[rows] for k, v in embedded.cells.covariates.items()})
-    observed = embedded.module.decoder({n: z[rows] for n, z in embedded.codes.items()}, some)[modality]
+    observed = embedded.module.decode({n: z[rows] for n, z in embedded.codes.items()}, some)[modality]
     return getattr(observed, what)
 
 

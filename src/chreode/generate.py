@@ -83,7 +83,7 @@ def _drawn(
             covariates={c: v[some] for c, v in embedded.cells.covariates.items()},
         )
         codes = {embedded.code: z[at : at + 512]} | {name: value[some] for name, value in others.items()}
-        for m, observed in embedded.module.decoder(codes, cells).items():
+        for m, observed in embedded.module.decode(codes, cells).items():
             parts[m].append(sp.csr_matrix(observed.sample(generator).cpu().numpy()))
     drawn: dict[str, ad.AnnData] = {}
     for m, described in layout.modalities.items():

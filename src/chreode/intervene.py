@@ -4,26 +4,34 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from chreode.errors import InputError
 from chreode.io.schema import listing, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from torch import Generator
+
     from chreode.axes import Float, Tensor
-    from chreode.cells import Cells
 
 __all__ = ["average", "do"]
 
 
-def do(embedded: Any, levels: Mapping[str, str | float | None]) -> Any:
-    """Cells under other levels; see `chreode.embedded.Embedded.do`."""
+def do(embedded: Any, levels: Mapping[str, str | float | None], *, draw: Generator | None = None) -> Any:
+    """Cells under other levels; see `chreode.embedded.Embedded.do`.
+
+    Codes that levels bring along are drawn with a generator, else they are what to expect.
+    """
     for name, level in levels.items():
         _refuse_idle(embedded, name, level)
     cells = embedded.cells.do(**levels)
-    return embedded.replace(cells=cells, codes={**embedded.codes, **_codes_of(embedded, cells, levels)})
+    columns = {embedded.cells.layout.resolve(name).column for name in levels}
+    codes, shared = dict(embedded.codes), embedded.codes[embedded.code]
+    for name, latent in embedded.module.latents.items():
+        known = {embedded.cells.layout.resolve(column).column for column in latent.columns}
+        if name != embedded.code and known & columns:
+            codes[name] = latent.transport(shared, codes[name], before=embedded.cells, after=cells, draw=draw)
+    return embedded.replace(cells=cells, codes=codes)
 
 
 def average(embedded: Any, latent: str) -> Float[Tensor, " d"]:
@@ -34,27 +42,11 @@ def average(embedded: Any, latent: str) -> Float[Tensor, " d"]:
     return embedded.codes[latent].mean(0)
 
 
-def _codes_of(embedded: Any, cells: Cells, levels: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Codes of latents whose components are levels: the mean of the level that was set, or of all."""
-    columns = {embedded.cells.layout.resolve(name).column for name in levels}
-    moved = {}
-    for name, latent in embedded.module.latents.items():
-        if name == embedded.code or not latent.column:
-            continue
-        column = embedded.cells.layout.resolve(latent.column).column
-        if column in columns:
-            means = latent.prior.modes().detach()
-            level = cells.covariates[column]
-            known = (level >= 0)[:, None]
-            moved[name] = torch.where(known, means[level.clamp(min=0)], average(embedded, name))
-    return moved
-
-
 def _refuse_idle(embedded: Any, name: str, level: str | float | None) -> None:
     """Refuse to set what neither conditions the decoder nor tells a supervised prior."""
     layout = embedded.cells.layout
     covariate = layout.find(name)
-    columns = {latent.column for latent in embedded.module.latents.values()}
+    columns = {column for latent in embedded.module.latents.values() for column in latent.columns}
     if covariate and (covariate.column in {*layout.conditions, *columns} or level is None):
         return
     known = listing(layout.conditions)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from chreode.errors import InputError
@@ -114,6 +114,16 @@ class Layout:
         """The covariates that condition a decoder: batch first; none of another role."""
         chosen = [c for c in self.covariates.values() if c.role in ("batch", "covariate")]
         return {c.column: c for c in sorted(chosen, key=lambda c: c.role != "batch")}
+
+    def without(self, *columns: str) -> Layout:
+        """The same without some covariates."""
+        left = {name: c for name, c in self.covariates.items() if name not in columns}
+        return replace(self, covariates=left)
+
+    def conditioned_by(self, *columns: str) -> Layout:
+        """The same with some covariates as conditions, whatever their role."""
+        changed = {name: replace(self.covariates[name], role="covariate") for name in columns}
+        return replace(self, covariates={**self.covariates, **changed})
 
     @property
     def held(self) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from chreode.axes import Float, Tensor
+from chreode.gated import GatedDensity
 from chreode.named import Named
 from chreode.parts import Code, Density, Given, Observed
 from chreode.rounding import rounding
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from chreode.cells import Cells
+    from chreode.gated import Gate
 
 T = TypeVar("T")
 
@@ -31,20 +33,63 @@ class Latent(nn.Module):
         ``infer(cells, given) -> Code``.
     prior
         ``prior(cells, given) -> Density``; its ``log_hyper()`` is the log density of its parameters.
+    only
+        Which cells have the latent; None for all.
     """
 
     infer: Any  # nn.Module's own __getattr__ would call these a Tensor
     prior: Any
+    only: Any
 
-    def __init__(self, infer: nn.Module, prior: nn.Module) -> None:
+    def __init__(self, infer: nn.Module, prior: nn.Module, *, only: Gate | None = None) -> None:
         super().__init__()
         self.infer = infer
         self.prior = prior
+        self.only = only
 
     @property
     def column(self) -> str | None:
         """The column whose levels are the prior's components; None where they are free, or there are none."""
         return getattr(self.prior, "column", None)
+
+    @property
+    def columns(self) -> set[str]:
+        """Every column whose levels this latent knows: of its prior, its codes, or those that have it."""
+        known = [
+            (self.prior, "column"),
+            (self.prior, "attribute"),
+            (self.infer, "attribute"),
+            (self.only, "column"),
+        ]
+        return {column for part, name in known if (column := getattr(part, name, None))}
+
+    def pair(
+        self,
+        shared: Float[Tensor, "n s"],
+        own: Float[Tensor, "n d"],
+        cells: Cells,
+        *,
+        total: Callable[[Tensor], Tensor],
+    ) -> None:
+        """Learn what own codes go with the shared ones, so that `transport` knows."""
+        for part in (self.only, self.prior):
+            if hasattr(part, "pair"):
+                part.pair(shared, own, cells, total=total)
+
+    def transport(
+        self,
+        shared: Float[Tensor, "n s"],
+        own: Float[Tensor, "n d"],
+        *,
+        before: Cells,
+        after: Cells,
+        draw: torch.Generator | None = None,
+    ) -> Float[Tensor, "n d"]:
+        """Own codes of cells whose levels were changed; drawn where they are not given, with a generator."""
+        for part in (self.infer, self.only, self.prior):
+            if hasattr(part, "transport"):
+                own = part.transport(shared, own, before=before, after=after, draw=draw)
+        return own
 
 
 class Trace:
@@ -78,34 +123,53 @@ class LatentModel(nn.Module):
         ``decoder({name: z}, cells) -> {modality: Observed}``.
     dynamics
         How codes move in time (`chreode.dynamics.Motion`); None where they do not.
+    critics
+        By column, what tries to tell its levels from codes (`chreode.penalties.Critic`).
     """
 
     latents: Any  # Named, of Latent
     decoder: Any
     dynamics: Any
+    critics: Any
 
     def __init__(
-        self, latents: Mapping[str, Latent], decoder: nn.Module, *, dynamics: nn.Module | None = None
+        self,
+        latents: Mapping[str, Latent],
+        decoder: nn.Module,
+        *,
+        dynamics: nn.Module | None = None,
+        critics: Mapping[str, nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.latents = Named(latents)
         self.decoder = decoder
         self.dynamics = dynamics
+        self.critics = Named(critics or {})
 
     def forward(self, cells: Cells) -> Trace:
         """Infer, then decode."""
         codes: dict[str, Code] = {}
         for name, latent in self.latents.items():
             codes[name] = latent.infer(cells, self.given(name, codes, cells))
-        return Trace(cells, codes, self.decoder(_values(codes), cells))
+        return Trace(cells, codes, self.decode(_values(codes), cells))
 
     def trace(self, z: Mapping[str, Tensor], cells: Cells) -> Trace:
         """The trace of codes that are given instead of inferred."""
-        return Trace(cells, {name: Code(value) for name, value in z.items()}, self.decoder(z, cells))
+        return Trace(cells, {name: Code(value) for name, value in z.items()}, self.decode(z, cells))
+
+    def decode(self, z: Mapping[str, Tensor], cells: Cells) -> dict[str, Observed]:
+        """What codes decode to in some cells: those of latents that a cell does not have count as zero."""
+        gates = {name: self.latents[name].only for name in z}
+        seen = {
+            name: v if (gate := gates[name]) is None else v * gate(cells)[:, None] for name, v in z.items()
+        }
+        return self.decoder(seen, cells)
 
     def prior(self, name: str, trace: Trace) -> Density:
         """The prior of one latent for the cells of a trace."""
-        return self.latents[name].prior(trace.cells, self.given(name, trace.codes, trace.cells))
+        latent = self.latents[name]
+        density = latent.prior(trace.cells, self.given(name, trace.codes, trace.cells))
+        return density if latent.only is None else GatedDensity(density, latent.only(trace.cells))
 
     def given(self, name: str, codes: Mapping[str, Code], cells: Cells) -> Given:
         """What one latent may look at, beside the cells."""
@@ -115,7 +179,7 @@ class LatentModel(nn.Module):
 
         def decode(z: Tensor) -> dict[str, Observed]:
             with rounding(self, on=False):  # which could be differentiated once only
-                return self.decoder({**_values(codes), name: z}, cells)
+                return self.decode({**_values(codes), name: z}, cells)
 
         return Given(codes, energy, decode)
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from chreode.axes import Tensor
 from chreode.infer.fused import kept
-from chreode.penalties import dhsic
+from chreode.penalties import adversarial, dhsic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,9 @@ __all__ = [
     "Ramp",
     "Step",
     "Term",
+    "adversary",
     "classification",
+    "closed",
     "hyperprior",
     "independence",
     "kl",
@@ -213,6 +215,37 @@ def independence(latent: str, *, weight: float = 1.0) -> Term:
         return dhsic(list(trace.codes[latent].z.split(1, dim=1)))
 
     return Term("dependence", of, weight, "minibatch")
+
+
+def adversary(latent: str, column: str, *, weight: float | Ramp = 1.0) -> Term:
+    r"""What a critic fails to tell of a column from codes, which learn to leave it nothing.
+
+    .. math:: -\log r(y_i \mid z_i)
+
+    of the model's critic of that column; see `chreode.penalties.adversarial` for the bound. The weight scales
+    both sides, but the critic, stepped by Adam, does not notice.
+    """
+
+    def of(model: LatentModel, trace: Trace) -> Tensor:
+        covariate = trace.cells.layout.resolve(column)
+        levels = trace.cells.covariates[covariate.column]
+        return adversarial(model.critics[column], trace.codes[latent].z, levels)
+
+    return Term(f"adversary {column}", of, weight)
+
+
+def closed(latent: str, *, weight: float | Ramp = 1.0) -> Term:
+    r"""How far the posterior of a private code is from zero, in cells that do not have it.
+
+    .. math:: (1 - g_i)\, W_2^2\big(q_i,\ \delta_0\big) = (1 - g_i) \sum_d m_{id}^2 + v_{id}
+    """
+
+    def of(model: LatentModel, trace: Trace) -> Tensor:
+        posterior = trace.codes[latent].posterior
+        away = (posterior.mean.square() + posterior.variance).sum(1)
+        return away * (1 - model.latents[latent].only(trace.cells))
+
+    return Term(f"closed {latent}", of, weight)
 
 
 def hyperprior(latent: str, *, weight: float = 1.0, per: Literal["cell", "dataset"] = "dataset") -> Term:

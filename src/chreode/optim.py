@@ -25,7 +25,7 @@ def codebooks(model: LatentModel) -> dict[str, Codebook | VariationalCodebook]:
 
 
 def optimiser(model: LatentModel, plan: Plan) -> torch.optim.Optimizer | None:
-    """Adam over decoder, encoders, priors and dynamics, each at its own rate; None with nothing to learn.
+    """Adam over decoder, encoders, priors, dynamics and critics, each at its own rate; None with nothing to learn.
 
     It climbs: gradients are those of minus the loss. Matrices of weights decay, apart from the gradient
     (AdamW); those of a `Product` that has a prior follow its gradient instead, see `weigh_priors`.
@@ -35,6 +35,7 @@ def optimiser(model: LatentModel, plan: Plan) -> torch.optim.Optimizer | None:
         "encoder": (p for latent in model.latents.values() for p in latent.infer.parameters()),
         "prior": (p for latent in model.latents.values() for p in latent.prior.parameters()),
         "dynamics": model.dynamics.parameters() if model.dynamics else (),
+        "critic": model.critics.parameters(),
     }
     shrunk = _shrunk(model)
     groups = []

@@ -117,7 +117,7 @@ class Plan:
     minibatch
         Cells a step.
     lr
-        Learning rate by part: ``codes``, ``decoder``, ``encoder``, ``prior``, ``dynamics``.
+        Learning rate by part: ``codes``, ``decoder``, ``encoder``, ``prior``, ``dynamics``, ``critic``.
     code_betas
         Decay of the first and second moment of the codes' optimiser.
     update
@@ -143,6 +143,7 @@ class Plan:
             "encoder": 1e-3,
             "prior": 1e-2,
             "dynamics": 2e-3,
+            "critic": 3e-3,
         }
     )
     code_betas: tuple[float, float] = (0.9, 0.99)

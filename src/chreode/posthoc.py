@@ -68,7 +68,7 @@ def project(
         What a progress bar says; None shows none.
     """
     label = cells.layout.in_role("label")
-    columns = {latent.column for latent in model.latents.values()}
+    columns = {column for latent in model.latents.values() for column in latent.columns}
     if label and not labelled and columns & {label.column, "label"}:
         cells = cells.do(**{label.column: None})
     if not encoders and any(latent.infer.free for latent in model.latents.values()):
@@ -174,7 +174,10 @@ def distil(
         size = sum(trace.cells.size.values(), torch.zeros(()))
         return explain.of(student, trace) / size.clamp(min=1)
 
-    latents = {name: Latent(_Thinned(encoder.encoder), nn.Identity()) for name, encoder in encoders.items()}
+    latents = {
+        name: Latent(_Thinned(encoder.encoder), nn.Identity(), only=model.latents[name].only)
+        for name, encoder in encoders.items()
+    }
     student = LatentModel(latents, model.decoder)
     terms = Objective(Term("imitation", imitation), Term("reconstruction", per_molecule))
     rates = {"codes": 0.0, "decoder": 0.0, "encoder": 1e-3, "prior": 0.0}

@@ -245,4 +245,41 @@ references["dhsic_vae"] = """@article{lotfollahi2021ood,
   year = {2021},
   doi = {10.1101/2021.09.01.458535}
 }"""
+references["patches"] = """@article{beker2024patches,
+  title = {Patches: A Representation Learning framework for Decoding Shared and Condition-Specific Transcriptional Programs in Wound Healing},
+  author = {Beker, Ozgur and Amador, Dreyton and Pomarino Nima, Jose Francisco and Van Deursen, Simon and Woappi, Yvon and Dumitrascu, Bianca},
+  journal = {bioRxiv},
+  year = {2024},
+  doi = {10.1101/2024.12.23.630186}
+}"""
+references["csvae"] = """@inproceedings{klys2018csvae,
+  title = {Learning Latent Subspaces in Variational Autoencoders},
+  author = {Klys, Jack and Snell, Jake and Zemel, Richard},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2018},
+  doi = {10.48550/arXiv.1812.06190}
+}"""
+references["multigroupvi"] = """@inproceedings{weinberger2022multigroupvi,
+  title = {Disentangling shared and group-specific variations in single-cell transcriptomics data with {multiGroupVI}},
+  author = {Weinberger, Ethan and Lopez, Romain and Huetter, Jan-Christian and Regev, Aviv},
+  booktitle = {Machine Learning in Computational Biology},
+  year = {2022},
+  doi = {10.1101/2022.12.13.520349}
+}"""
+references["contrastivevi"] = """@article{weinberger2023contrastivevi,
+  title = {Isolating salient variations of interest in single-cell data with {contrastiveVI}},
+  author = {Weinberger, Ethan and Lin, Chris and Lee, Su-In},
+  journal = {Nature Methods},
+  volume = {20},
+  pages = {1336--1345},
+  year = {2023},
+  doi = {10.1038/s41592-023-01955-3}
+}"""
+references["ivae"] = """@inproceedings{khemakhem2020ivae,
+  title = {Variational Autoencoders and Nonlinear {ICA}: A Unifying Framework},
+  author = {Khemakhem, Ilyes and Kingma, Diederik P. and Monti, Ricardo Pio and Hyvarinen, Aapo},
+  booktitle = {International Conference on Artificial Intelligence and Statistics},
+  year = {2020},
+  doi = {10.48550/arXiv.1907.04809}
+}"""
 references["dgd"] = references["scdgd"]

@@ -9,6 +9,7 @@ import torch
 from chreode.axes import Float, Tensor
 from chreode.csr import CSR
 from chreode.memory import cells_at_a_time
+from chreode.model import Trace
 from chreode.parts import Code
 from chreode.settle import by_chunks, frozen
 
@@ -80,7 +81,7 @@ def _prior_slopes(model: LatentModel, cells: Cells, codes: Mapping[str, Tensor])
     found = {}
     for name, leaf in codes.items():
         others = {other: Code(value.detach()) for other, value in codes.items()} | {name: Code(leaf)}
-        density = model.latents[name].prior(cells, model.given(name, others, cells))
+        density = model.prior(name, Trace(cells, others, {}))
         log_density = density.log_prob(leaf).sum()
         if log_density.requires_grad:  # else it is flat, and says nothing of the code
             (found[name],) = torch.autograd.grad(log_density, leaf)

@@ -8,8 +8,10 @@ from chreode.infer.factors import likelihood_factors, sparse_factors
 from chreode.infer.fused import ExpertEncoder, FusedEncoder
 from chreode.infer.gaussian import LinearGaussian
 from chreode.infer.joint_start import JointStart
+from chreode.infer.levels import LevelCodes
 from chreode.infer.origin import GradientOrigin
 from chreode.infer.principal import PrincipalComponents
+from chreode.infer.prior_start import PriorStart
 from chreode.infer.start import PrincipalStart, remove_batches
 
 __all__ = [
@@ -21,9 +23,11 @@ __all__ = [
     "FusedEncoder",
     "GradientOrigin",
     "JointStart",
+    "LevelCodes",
     "LinearGaussian",
     "PrincipalComponents",
     "PrincipalStart",
+    "PriorStart",
     "VariationalCodebook",
     "VariationalEncoder",
     "likelihood_factors",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -135,17 +135,25 @@ class VariationalEncoder(nn.Module):
     ----------
     encoder
         Its first half of dimensions is the mean, the second the log variance.
+    around
+        A prior whose mean and scale in each cell are the encoder's origin and unit, so that an answer of zero
+        is the prior itself; None for 0 and 1.
     """
 
     free = False
 
-    def __init__(self, encoder: nn.Module) -> None:
+    def __init__(self, encoder: nn.Module, *, around: nn.Module | None = None) -> None:
         super().__init__()
         self.encoder = encoder
+        self._around: Any = (around,)  # the latent's, whose state is not saved twice
 
     def forward(self, cells: Cells, given: Given | None = None) -> Code:
         """Encode the cells."""
         posterior = gaussian(self.encoder(cells).z)
+        if self._around[0] is not None:
+            prior = self._around[0](cells)
+            mean = prior.mean + prior.scale * posterior.mean
+            posterior = GaussianPosterior(mean, prior.scale.square() * posterior.variance)
         return Code(posterior.sample() if self.training else posterior.mean, posterior, centre=posterior.mean)
 
     def of_values(self, values: Float[Tensor, "n g"]) -> GaussianPosterior:

@@ -161,6 +161,6 @@ def decodings(embedded: Embedded, rows: Tensor, *, copies: int = 1) -> Iterator[
         cells = blank(layout, len(here)).to(codes[embedded.code].device).replace(covariates=covariates)
 
         def decode(z: Tensor, codes: dict = codes, cells: Cells = cells) -> Mapping[str, Observed]:
-            return embedded.module.decoder({**codes, embedded.code: z}, cells)
+            return embedded.module.decode({**codes, embedded.code: z}, cells)
 
         yield codes[embedded.code], decode

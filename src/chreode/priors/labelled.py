@@ -192,6 +192,21 @@ class LabelledMixture(nn.Module):
         """Draw the means from the softball's hard ball."""
         self.mixture.initialise(generator)
 
+    def transport(
+        self,
+        shared: Float[Tensor, "n s"],
+        own: Float[Tensor, "n d"],
+        *,
+        before: Cells,
+        after: Cells,
+        draw: torch.Generator | None = None,
+    ) -> Float[Tensor, "n d"]:
+        """Codes of cells that were given another level: its mean, or that of all where it is unknown."""
+        means = self.modes().detach()
+        level = after.covariates[after.layout.resolve(self.column).column]
+        average = self.mixture().weights.detach() @ means
+        return torch.where((level >= 0)[:, None], means[level.clamp(min=0)], average)
+
     @property
     def count(self) -> Tensor:
         """Number of levels."""

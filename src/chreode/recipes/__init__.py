@@ -5,6 +5,7 @@ from chreode.recipes.bridges import flow_matching, metric_flow_matching, sf2m
 from chreode.recipes.dgd import dgd, scdgd
 from chreode.recipes.free import glo, gon, vad
 from chreode.recipes.fused import multivi, totalvi
+from chreode.recipes.groups import contrastivevi, multigroupvi, patches
 from chreode.recipes.joint import multidgd
 from chreode.recipes.linear import factor_analysis, mofa, pca, zifa
 from chreode.recipes.regulation import flecs
@@ -17,6 +18,7 @@ __all__ = [
     "autoencoder",
     "beta_vae",
     "cell_mnn",
+    "contrastivevi",
     "dgd",
     "dhsic_vae",
     "factor_analysis",
@@ -28,8 +30,10 @@ __all__ = [
     "metric_flow_matching",
     "mofa",
     "multidgd",
+    "multigroupvi",
     "multivi",
     "neural_ode",
+    "patches",
     "pca",
     "scanvi",
     "scdgd",

@@ -1,0 +1,353 @@
+"""What cells of all levels share, and what those of one have of their own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Interval
+
+from chreode.crossing import check_crossing
+from chreode.decoders import layered
+from chreode.errors import InputError
+from chreode.events import centre_decoder, count_levels, pair_codes, start_codes
+from chreode.gated import Gate
+from chreode.infer import Encoder, PrincipalStart, PriorStart, VariationalCodebook, VariationalEncoder
+from chreode.io.schema import listing
+from chreode.likelihoods import heads, usual
+from chreode.model import Latent, LatentModel
+from chreode.objective import Objective, Ramp, adversary, closed, kl, reconstruction
+from chreode.penalties import Critic
+from chreode.plan import Event, Plan
+from chreode.priors import StandardNormal, SwitchedNormal
+from chreode.recipe import Build, recipe
+from chreode.recipes.vae import Dim, Dropout, Share, Width
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from chreode.layout import Layout
+    from chreode.objective import Term
+
+__all__ = ["contrastivevi", "multigroupvi", "patches"]
+
+Likelihood = Literal["nb", "poisson", "zinb", "bernoulli", "normal"] | None
+Inference = Literal["encoder", "free"]
+Weight = Annotated[float, Interval(ge=0)]
+_STEPS = 1500  # at least, however few cells there are
+
+
+@recipe(code="shared", cite=("patches", "csvae"))
+def patches(
+    layout: Layout,
+    *,
+    attributes: tuple[str, ...] | None = None,
+    dim: Dim = 10,
+    private: Annotated[int, Interval(ge=1, le=64)] = 2,
+    hidden: tuple[Width, ...] = (128,),
+    likelihood: Likelihood = None,
+    inference: Inference = "encoder",
+    against: Weight = 1.0,
+    dropout: Dropout = 0.1,
+    warm_up: Share = 0.25,
+) -> Build:
+    r"""Patches: a code that says nothing of some attributes, and a block of code for each of their levels.
+
+    .. math::
+        z_i \sim N(0, I), \quad
+        w_{ik} \mid y_i \sim N\big(m_{[k = y_i]}\,1,\ s^2_{[k = y_i]} I\big), \quad
+        x_i \sim p(x \mid f(z_i, w_i)), \quad
+        L = \frac1n \sum_i \big[-E_{q_i} \log p(x_i | z_i, w_i) + t\,\mathrm{KL}(q_i \| p)
+        + \lambda\, \max_r \log r(y_i | z_i)\big]
+
+    with blocks about 3 where they are on and about 0 where they are off, and critics :math:`r` that keep
+    attributes out of the shared code. The page *patches* of the documentation says more
+    (doi:10.1101/2024.12.23.630186).
+
+    Parameters
+    ----------
+    attributes
+        Columns whose levels have blocks; None takes all categorical covariates that were read.
+    dim
+        Dimensions of the shared code.
+    private
+        Dimensions of the block of a level.
+    hidden, likelihood, dropout, warm_up
+        As of `vae`.
+    inference
+        ``encoder``, or ``free``: Gaussians over each cell's codes that are learned directly, as of `vad`.
+    against
+        Weight of the critics; 0 leaves them out.
+    """
+    chosen = attributes_of(layout, attributes)
+    how = _Inference(layout, hidden=hidden, dropout=dropout, kind=inference, clear_of=chosen)
+    latents = {"shared": Latent(how.shared(dim), StandardNormal(dim))}
+    for column in chosen:
+        prior = SwitchedNormal(layout, column, private, n_shared=dim)
+        width = private * prior.n_levels
+        latents[column] = Latent(how.private(width, prior=prior, sees=(column,)), prior)
+    critics = {c: Critic(dim, len(layout.resolve(c).levels)) for c in chosen} if against else {}
+    terms = [adversary("shared", column, weight=Ramp(end=against, until=warm_up)) for column in critics]
+    widths = {"shared": dim} | {c: private * latents[c].prior.n_levels for c in chosen}
+    decoder = decoded(layout.without(*chosen), widths, hidden, likelihood)
+    model = LatentModel(latents, decoder, critics=critics)
+    return _built(layout, model, warm_up=warm_up, terms=terms, attributes=chosen)
+
+
+@recipe(code="shared", cite=("multigroupvi",))
+def multigroupvi(
+    layout: Layout,
+    *,
+    group: str | None = None,
+    dim: Dim = 10,
+    private: Dim = 10,
+    hidden: tuple[Width, ...] = (128,),
+    likelihood: Likelihood = None,
+    inference: Inference = "encoder",
+    penalty: Weight = 1.0,
+    dropout: Dropout = 0.1,
+    warm_up: Share = 0.25,
+) -> Build:
+    r"""multiGroupVI: a code that all groups share, and one more for each group that only its cells have.
+
+    .. math::
+        z_i \sim N(0, I), \quad t_{i\gamma} \sim N(0, I), \quad
+        x_i \sim p\big(x \mid f(z_i, 0, \dots, t_{i\gamma_i}, \dots, 0)\big), \quad
+        L = \frac1n \sum_i \big[-E_{q_i} \log p(x_i | \cdot) + w(t)\,(\mathrm{KL}_{z} + \mathrm{KL}_{t_{\gamma_i}})
+        + \omega \sum_{\gamma \ne \gamma_i} W_2^2(q_{i\gamma}, \delta_0)\big]
+
+    The page *multigroupvi* of the documentation says more.
+
+    Parameters
+    ----------
+    group
+        Column of the groups; None takes the one categorical covariate that was read.
+    dim, private
+        Dimensions of the shared code, and of that of a group.
+    hidden, likelihood, dropout, warm_up
+        As of `vae`.
+    inference
+        As of `patches`.
+    penalty
+        :math:`\omega`, which keeps the codes of other groups at zero.
+    """
+    column = _one_of(layout, group, called="group")
+    gates = {f"{column}={level}": (level,) for level in layout.resolve(column).levels}
+    how = _Inference(layout, hidden=hidden, dropout=dropout, kind=inference, clear_of=(column,))
+    return _gated(
+        layout,
+        how,
+        column,
+        gates,
+        dims=(dim, private),
+        likelihood=likelihood,
+        penalty=penalty,
+        warm_up=warm_up,
+    )
+
+
+@recipe(code="shared", cite=("contrastivevi",))
+def contrastivevi(
+    layout: Layout,
+    *,
+    background: str,
+    condition: str | None = None,
+    dim: Dim = 10,
+    private: Dim = 10,
+    hidden: tuple[Width, ...] = (128,),
+    likelihood: Likelihood = None,
+    inference: Inference = "encoder",
+    penalty: Weight = 1.0,
+    dropout: Dropout = 0.1,
+    warm_up: Share = 0.25,
+) -> Build:
+    r"""contrastiveVI: a code that all cells share, and a salient one that cells of the background lack.
+
+    .. math::
+        z_i \sim N(0, I), \quad s_i \sim N(0, I), \quad
+        x_i \sim p\big(x \mid f(z_i, g_i s_i)\big), \quad
+        L = \frac1n \sum_i \big[-E_{q_i} \log p(x_i | \cdot) + w(t)\,(\mathrm{KL}_z + g_i\,\mathrm{KL}_s)
+        + \omega\,(1 - g_i)\, W_2^2(q^s_i, \delta_0)\big]
+
+    with :math:`g_i = 0` in the background, else 1. The page *contrastivevi* of the documentation says more
+    (doi:10.1038/s41592-023-01955-3).
+
+    Parameters
+    ----------
+    background
+        The level without a salient code: controls, say.
+    condition
+        Column of that level; None takes the one categorical covariate that was read.
+    dim, private
+        Dimensions of the shared code, and of the salient one.
+    hidden, likelihood, dropout, warm_up
+        As of `vae`.
+    inference
+        As of `patches`.
+    penalty
+        :math:`\omega`, which keeps salient codes of the background at zero.
+    """
+    column = _one_of(layout, condition, called="condition")
+    levels = layout.resolve(column).levels
+    if background not in levels:
+        msg = (
+            f"Expected a background that is a level of {column!r} ({listing(levels)}); found {background!r}."
+        )
+        raise InputError(f"{msg} Name the level of the controls.")
+    how = _Inference(layout, hidden=hidden, dropout=dropout, kind=inference, clear_of=(column,))
+    gates = {"salient": tuple(level for level in levels if level != background)}
+    return _gated(
+        layout,
+        how,
+        column,
+        gates,
+        dims=(dim, private),
+        likelihood=likelihood,
+        penalty=penalty,
+        warm_up=warm_up,
+    )
+
+
+def attributes_of(layout: Layout, named: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The columns a recipe takes for attributes: those named, else the categorical covariates.
+
+    Raises
+    ------
+    InputError
+        For a column that was not read or is continuous, for one with a single level, and where there are none.
+    """
+    if named is None:
+        named = tuple(c.column for c in layout.covariates.values() if c.role == "covariate" and c.categorical)
+    found = [layout.resolve(name) for name in named]
+    if not found:
+        columns = listing(layout.covariates) if layout.covariates else "none"
+        msg = (
+            f"Expected a categorical covariate as attribute; found columns {columns}, none of which is one. Read "
+            "the cells with covariates=['condition'], say, or name columns that were read: attributes=['batch']."
+        )
+        raise InputError(msg)
+    for covariate in found:
+        if len(covariate.levels) < 2:
+            held = f"one level, {covariate.levels[0]!r}" if covariate.levels else "a continuous column"
+            msg = (
+                f"Expected attributes with at least two levels; found {held}, in {covariate.column!r}. Leave it "
+                "out, or read cells of several levels."
+            )
+            raise InputError(msg)
+        if covariate.column == "shared":
+            msg = (
+                "Expected attributes of other names than 'shared', the code of all cells. Rename the column."
+            )
+            raise InputError(msg)
+    return tuple(c.column for c in found)
+
+
+def _one_of(layout: Layout, named: str | None, *, called: str) -> str:
+    """The one attribute of a recipe that knows only one."""
+    found = attributes_of(layout, None if named is None else (named,))
+    if len(found) > 1:
+        msg = f"Expected one {called}; found {listing(found)}. Name it: {called}={found[0]!r}."
+        raise InputError(msg)
+    return found[0]
+
+
+def decoded(
+    layout: Layout, widths: dict[str, int], hidden: tuple[int, ...], likelihood: str | None
+) -> nn.Module:
+    """A decoder of the first modality under the likelihood that its values ask for."""
+    modality, described = next(iter(layout.modalities.items()))
+    return layered(
+        layout, widths, heads={modality: heads[likelihood or usual[described.kind]]}, hidden=hidden
+    )
+
+
+class _Inference:
+    """How the latents of one recipe are inferred: by encoders, or as free Gaussians.
+
+    Parameters
+    ----------
+    layout
+        Of the cells.
+    hidden, dropout
+        Of encoders.
+    kind
+        ``encoder`` or ``free``.
+    clear_of
+        Columns that shared codes are to say nothing of.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        hidden: tuple[int, ...],
+        dropout: float,
+        kind: Inference,
+        clear_of: tuple[str, ...],
+    ) -> None:
+        self.layout, self.hidden, self.dropout = layout, hidden, dropout
+        self.free, self.clear_of = kind == "free", clear_of
+
+    def shared(self, dim: int) -> nn.Module:
+        """Of the code that all cells have; free ones start clear of the first column."""
+        if self.free:
+            start = PrincipalStart(self.layout, dim, batch=self.clear_of[0])
+            return VariationalCodebook(self.layout.n_cells, dim, start=start)
+        return self._encoder(dim, ())
+
+    def private(self, dim: int, *, prior: nn.Module | None = None, sees: tuple[str, ...] = ()) -> nn.Module:
+        """Of the code of a level; free ones start where their prior is, or at zero."""
+        if self.free:
+            start: Any = PriorStart(prior) if prior is not None else None
+            return VariationalCodebook(self.layout.n_cells, dim, start=start)
+        return self._encoder(dim, sees, around=prior)
+
+    def _encoder(
+        self, dim: int, sees: tuple[str, ...], *, around: nn.Module | None = None
+    ) -> VariationalEncoder:
+        how: dict[str, Any] = {"norm": "batch", "dropout": self.dropout, "columns": sees}
+        layout = self.layout.conditioned_by(*sees)
+        encoder = Encoder(layout, 2 * dim, hidden=self.hidden[::-1] or (128,), **how)
+        return VariationalEncoder(encoder, around=around)
+
+
+def _gated(
+    layout: Layout,
+    how: _Inference,
+    column: str,
+    gates: dict[str, tuple[str, ...]],
+    *,
+    dims: tuple[int, int],
+    likelihood: str | None,
+    penalty: float,
+    warm_up: float,
+) -> Build:
+    """A shared code, and private ones that only cells of some levels have."""
+    dim, private = dims
+    latents = {"shared": Latent(how.shared(dim), StandardNormal(dim))}
+    for name, levels in gates.items():
+        gate = Gate(layout, column, levels, dims=dims)
+        latents[name] = Latent(how.private(private), StandardNormal(private), only=gate)
+    # A free Gaussian of a cell that lacks the code is never looked at: nothing need keep it anywhere.
+    terms = [] if how.free else [closed(name, weight=penalty) for name in gates]
+    widths = {"shared": dim, **dict.fromkeys(gates, private)}
+    model = LatentModel(latents, decoded(layout.without(column), widths, how.hidden, likelihood))
+    return _built(layout, model, warm_up=warm_up, terms=terms, attributes=(column,))
+
+
+def _built(
+    layout: Layout,
+    model: LatentModel,
+    *,
+    warm_up: float,
+    terms: list[Term],
+    attributes: tuple[str, ...],
+) -> Build:
+    """Divergences that arrive at their weight, with what else there is to check, count and learn."""
+    names = list(model.latents)
+    divergence = [replace(kl(name, weight=Ramp(until=warm_up)), name=f"kl {name}") for name in names]
+    arrived = Event("divergence at full weight", lambda _: None, at=warm_up)
+    events = [check_crossing(attributes), count_levels(), start_codes(), centre_decoder(), arrived]
+    plan = Plan(weight_decay=1e-6, events=(*events, pair_codes("shared")))
+    plan = plan.with_steps(_STEPS, n_cells=layout.n_cells)
+    return Build(model, Objective(reconstruction(), *divergence, *terms), plan)
