@@ -8,6 +8,7 @@ import torch
 
 from chreode.axes import Float, Tensor
 from chreode.dynamics.entropic import own_potential, potentials, softmin
+from chreode.penalties.kernels import squared_distances
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,7 +90,7 @@ def sinkhorn(
     tensor(9.)
     """
     a, b = shares(x, weights), shares(y)
-    cost = _squares(x, y)
+    cost = squared_distances(x, y)
     # A single cell has no scale of its own.
     spread = 2 * y.detach().var(0, correction=0).sum()
     scale = float(spread) or float(cost.detach().mean()) or 1.0
@@ -113,10 +114,5 @@ def _least(cost: Tensor, weights: tuple[Tensor, Tensor], g: Tensor, epsilon: flo
 
 def _own(x: Tensor, a: Tensor, epsilon: float) -> Tensor:
     """What entropic transport of a sample to itself costs."""
-    cost = _squares(x, x)
+    cost = squared_distances(x, x)
     return _least(cost, (a, a), own_potential(cost.detach(), weights=a, epsilon=epsilon), epsilon)
-
-
-def _squares(x: Tensor, y: Tensor) -> Tensor:
-    """Squared distances, whose gradient is finite where they are 0."""
-    return (x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T).clamp_min(0)

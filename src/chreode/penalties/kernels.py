@@ -11,7 +11,7 @@ from chreode.axes import Float, Tensor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["dhsic", "gaussian_kernel", "hsic", "median_width"]
+__all__ = ["dhsic", "gaussian_kernel", "hsic", "median_width", "squared_distances", "usual_width"]
 
 
 def gaussian_kernel(
@@ -52,10 +52,24 @@ def median_width(x: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
     >>> median_width(torch.tensor([[0.0], [1.0], [3.0]])).item()
     2.0
     """
-    rows, columns = torch.triu_indices(len(x), len(x), offset=1, device=x.device)
-    square = _squares(x)[rows, columns]
-    median = square.median().sqrt() if len(square) else x.new_zeros(())
+    return usual_width(_squares(x))
+
+
+@torch.no_grad()
+def usual_width(square: Float[Tensor, "n n"]) -> Float[Tensor, ""]:
+    """The `median_width` of cells whose squared distances are known."""
+    rows, columns = torch.triu_indices(*square.shape, offset=1, device=square.device)
+    pairs = square[rows, columns]
+    median = pairs.median().sqrt() if len(pairs) else square.new_zeros(())
     return torch.where(median > 0, median, torch.ones_like(median))
+
+
+def squared_distances(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
+    """Squared distances by one product, whose gradient is finite where they are 0.
+
+    They are as exact as the squares of the coordinates: centre these where they are far from 0.
+    """
+    return (x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T).clamp_min(0)
 
 
 def hsic(x: Float[Tensor, "n d"], y: Float[Tensor, "n e"]) -> Float[Tensor, ""]:
