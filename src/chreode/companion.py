@@ -84,9 +84,8 @@ class Companion(nn.Module):
         among, across = covariance[:n_shared, :n_shared], covariance[:n_shared, n_shared:]
         ridge = _RIDGE * among.diagonal().mean() + _LEAST
         slope = torch.linalg.solve(among + ridge * torch.eye(n_shared).to(among), across)
-        left = (
-            covariance[n_shared:, n_shared:] - slope.T @ across - across.T @ slope + slope.T @ among @ slope
-        )
+        explained = slope.T @ across
+        left = covariance[n_shared:, n_shared:] - explained - explained.T + slope.T @ among @ slope
         values, vectors = torch.linalg.eigh(left)  # which may be singular
         self.slope.copy_(slope)
         self.level.copy_(mean[n_shared:] - mean[:n_shared] @ slope)

@@ -21,11 +21,11 @@ __all__ = ["check_crossing"]
 
 
 def check_crossing(attributes: Sequence[str]) -> Event:
-    """Before the first epoch: whether the levels of attributes can be told from each other and from batches.
+    """Before the first epoch: whether levels of attributes can be told from each other and from batches.
 
-    Two attributes that say the same are refused. A level of an attribute whose cells are all of batches (or of
-    levels of another covariate) that no other level has is confounded with them: there is a warning, as what
-    that level does cannot be told from what those batches do.
+    Two attributes that say the same are refused. A level of an attribute whose cells are all of batches (or
+    of levels of another covariate) that no other level has is confounded with them: there is a warning, as
+    what that level does cannot be told from what those batches do.
     """
 
     def do(moment: Moment) -> None:
@@ -54,8 +54,8 @@ def _refuse_same(one: Covariate, other: Covariate, number: Int[Tensor, "a b"]) -
     together = number > 0
     if together.sum(0).max() <= 1 and together.sum(1).max() <= 1:
         msg = (
-            f"Expected attributes that differ; found that {one.column!r} and {other.column!r} divide the cells "
-            f"in the same way. Name one of them: attributes=[{one.column!r}]."
+            f"Expected attributes that differ; found that {one.column!r} and {other.column!r} divide the "
+            f"cells in the same way. Name one of them: attributes=[{one.column!r}]."
         )
         raise InputError(msg)
 
@@ -67,8 +67,8 @@ def _warn_confounded(one: Covariate, other: Covariate, number: Int[Tensor, "a b"
     if apart.any():
         levels = [level for level, found in zip(one.levels, apart.tolist(), strict=True) if found]
         msg = (
-            f"No cells of {one.column!r} {listing(levels)} share a level of {other.column!r} with cells of other "
-            f"levels, so that what these levels do cannot be told from what {other.column!r} does. Responses to "
-            f"them mean both. Read the cells without {other.column!r}, or with batches that have several levels."
+            f"No cells of {one.column!r} {listing(levels)} share a level of {other.column!r} with cells of "
+            f"other levels, so that what these levels do cannot be told from what {other.column!r} does: "
+            f"responses to them mean both. Read the cells without {other.column!r}, or more of them."
         )
         warnings.warn(msg, UserWarning, stacklevel=2)

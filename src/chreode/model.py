@@ -55,13 +55,9 @@ class Latent(nn.Module):
     @property
     def columns(self) -> set[str]:
         """Every column whose levels this latent knows: of its prior, its codes, or those that have it."""
-        known = [
-            (self.prior, "column"),
-            (self.prior, "attribute"),
-            (self.infer, "attribute"),
-            (self.only, "column"),
-        ]
-        return {column for part, name in known if (column := getattr(part, name, None))}
+        known = ((self.prior, "attribute"), (self.infer, "attribute"), (self.only, "column"))
+        found = [self.column, *[getattr(part, name, None) for part, name in known]]
+        return {column for column in found if column}
 
     def pair(
         self,
@@ -159,10 +155,10 @@ class LatentModel(nn.Module):
 
     def decode(self, z: Mapping[str, Tensor], cells: Cells) -> dict[str, Observed]:
         """What codes decode to in some cells: those of latents that a cell does not have count as zero."""
-        gates = {name: self.latents[name].only for name in z}
-        seen = {
-            name: v if (gate := gates[name]) is None else v * gate(cells)[:, None] for name, v in z.items()
-        }
+        seen = dict(z)
+        for name, latent in self.latents.items():
+            if latent.only is not None:
+                seen[name] = seen[name] * latent.only(cells)[:, None]
         return self.decoder(seen, cells)
 
     def prior(self, name: str, trace: Trace) -> Density:

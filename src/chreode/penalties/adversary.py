@@ -57,9 +57,10 @@ def adversarial(
         \min_r\ \mathbb{E}\,[-\log r(y \mid z)], \qquad
         \min_z\ \lambda\,\mathbb{E} \max\Big(0,\ \log \frac{r(y \mid z)}{\pi_y}\Big)
 
-    Both at once: the value is the critic's cross-entropy, and its gradient by the codes is that of the second.
-    A code that the critic tells no better than the share :math:`\pi_y` of its level does has nothing left to
-    gain. Without this bound codes would run to where the critic is sure of a *wrong* level, and tell as much.
+    Both at once: the value is the critic's cross-entropy, and its gradient by the codes is that of the
+    second. A code that the critic tells no better than the share :math:`\pi_y` of its level does has nothing
+    left to gain. Without this bound codes would run to where the critic is sure of a *wrong* level, and tell
+    as much.
 
     Parameters
     ----------

@@ -91,7 +91,7 @@ class SwitchedDensity:
         return self._by_level(block(0), block(1)).logsumexp(1)
 
     def kl(self, posterior: Any, z: Float[Tensor, "n kd"]) -> Float[Tensor, " n"]:
-        """Divergence of a Gaussian posterior: in closed form, and by the codes drawn where a level is unknown."""
+        """Divergence of a Gaussian posterior: in closed form; by the codes drawn where a level is unknown."""
         mean = posterior.mean.unflatten(1, (self.n_levels, self.dim))
         variance = posterior.variance.unflatten(1, (self.n_levels, self.dim))
 

@@ -34,6 +34,7 @@ __all__ = ["contrastivevi", "multigroupvi", "patches"]
 Likelihood = Literal["nb", "poisson", "zinb", "bernoulli", "normal"] | None
 Inference = Literal["encoder", "free"]
 Weight = Annotated[float, Interval(ge=0)]
+_HIDDEN: tuple[int, ...] = (128,)  # of encoders, where the decoder is linear
 _STEPS = 1500  # at least, however few cells there are
 
 
@@ -113,7 +114,8 @@ def multigroupvi(
     .. math::
         z_i \sim N(0, I), \quad t_{i\gamma} \sim N(0, I), \quad
         x_i \sim p\big(x \mid f(z_i, 0, \dots, t_{i\gamma_i}, \dots, 0)\big), \quad
-        L = \frac1n \sum_i \big[-E_{q_i} \log p(x_i | \cdot) + w(t)\,(\mathrm{KL}_{z} + \mathrm{KL}_{t_{\gamma_i}})
+        L = \frac1n \sum_i \big[-E_{q_i} \log p(x_i | \cdot)
+        + w(t)\,(\mathrm{KL}_{z} + \mathrm{KL}_{t_{\gamma_i}})
         + \omega \sum_{\gamma \ne \gamma_i} W_2^2(q_{i\gamma}, \delta_0)\big]
 
     The page *multigroupvi* of the documentation says more.
@@ -191,9 +193,10 @@ def contrastivevi(
     levels = layout.resolve(column).levels
     if background not in levels:
         msg = (
-            f"Expected a background that is a level of {column!r} ({listing(levels)}); found {background!r}."
+            f"Expected a background that is a level of {column!r} ({listing(levels)}); found {background!r}. "
+            "Name the level of the controls."
         )
-        raise InputError(f"{msg} Name the level of the controls.")
+        raise InputError(msg)
     how = _Inference(layout, hidden=hidden, dropout=dropout, kind=inference, clear_of=(column,))
     gates = {"salient": tuple(level for level in levels if level != background)}
     return _gated(
@@ -214,7 +217,7 @@ def attributes_of(layout: Layout, named: tuple[str, ...] | None) -> tuple[str, .
     Raises
     ------
     InputError
-        For a column that was not read or is continuous, for one with a single level, and where there are none.
+        For a column that was not read, is continuous or has a single level, and where there are none.
     """
     if named is None:
         named = tuple(c.column for c in layout.covariates.values() if c.role == "covariate" and c.categorical)
@@ -222,16 +225,16 @@ def attributes_of(layout: Layout, named: tuple[str, ...] | None) -> tuple[str, .
     if not found:
         columns = listing(layout.covariates) if layout.covariates else "none"
         msg = (
-            f"Expected a categorical covariate as attribute; found columns {columns}, none of which is one. Read "
-            "the cells with covariates=['condition'], say, or name columns that were read: attributes=['batch']."
+            f"Expected a categorical covariate as attribute; found columns {columns}, none of which is one. "
+            "Read the cells with covariates=['condition'], say, or name columns: attributes=['batch']."
         )
         raise InputError(msg)
     for covariate in found:
         if len(covariate.levels) < 2:
             held = f"one level, {covariate.levels[0]!r}" if covariate.levels else "a continuous column"
             msg = (
-                f"Expected attributes with at least two levels; found {held}, in {covariate.column!r}. Leave it "
-                "out, or read cells of several levels."
+                f"Expected attributes with at least two levels; found {held}, in {covariate.column!r}. Leave "
+                "it out, or read cells of several levels."
             )
             raise InputError(msg)
         if covariate.column == "shared":
@@ -307,7 +310,7 @@ class _Inference:
     ) -> VariationalEncoder:
         how: dict[str, Any] = {"norm": "batch", "dropout": self.dropout, "columns": sees}
         layout = self.layout.conditioned_by(*sees)
-        encoder = Encoder(layout, 2 * dim, hidden=self.hidden[::-1] or (128,), **how)
+        encoder = Encoder(layout, 2 * dim, hidden=self.hidden[::-1] or _HIDDEN, **how)
         return VariationalEncoder(encoder, around=around)
 
 
