@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from chreode.interpret import abundance, de, fates, interactions, markers, pseudobulk
     from chreode.interpret.enrichment import enrichment
     from chreode.interpret.loadings import loadings, variance_explained
+    from chreode.interpret.match import match
     from chreode.interpret.naming import name_dimensions
     from chreode.interpret.proteins import foreground
     from chreode.interpret.resolution import multiresolution
@@ -61,6 +62,7 @@ __all__ = [
     "load",
     "loadings",
     "markers",
+    "match",
     "multiresolution",
     "name_dimensions",
     "pseudobulk",
@@ -97,6 +99,7 @@ _WHERE = {
     "load": "chreode.load:load",
     "loadings": "chreode.interpret.loadings:loadings",
     "markers": "chreode.interpret.markers:markers",
+    "match": "chreode.interpret.match:match",
     "multiresolution": "chreode.interpret.resolution:multiresolution",
     "name_dimensions": "chreode.interpret.naming:name_dimensions",
     "pseudobulk": "chreode.interpret.pseudobulk:pseudobulk",

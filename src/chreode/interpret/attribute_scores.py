@@ -1,0 +1,161 @@
+"""Which genes answer to the part of the code that belongs to the levels of an attribute alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from chreode.axes import Int, Tensor
+from chreode.errors import InputError
+from chreode.expected import expected
+from chreode.interpret.asked import asked_of
+from chreode.io.schema import listing
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from chreode.embedded import Embedded
+
+__all__ = ["Off", "attribute_scores"]
+
+Off = Callable[[Mapping[str, Tensor], Int[Tensor, " n"]], Mapping[str, Tensor]] | Mapping[str, Any]
+"""Codes with the private part off, from codes and their rows; or the value of each latent that is off."""
+
+
+def attribute_scores(
+    model: Any,
+    *,
+    attribute: str,
+    off: Off,
+    modality: str | None = None,
+    source: Any = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    r"""How much each feature of a level's cells hangs on the private part of their code.
+
+    .. math:: \delta_{ig} = \log \rho_g(s_i, p_i) - \log \rho_g(s_i, p_{\mathrm{off}}), \qquad
+              \bar\delta_{\ell g} = \operatorname*{mean}_{i \in \ell} \delta_{ig}, \qquad
+              m_{\ell g} = \Big(\operatorname*{mean}_{i \in \ell} \delta_{ig}^2\Big)^{1/2}
+
+    with :math:`\rho` the expected shares of the total under a cell's own batch and covariates (the expected
+    values themselves, and their difference, where values are continuous), s the shared and p the private
+    code. The mean tells what the level does to all its cells. A private programme that some cells have and
+    others lack, or that goes both ways around "off", has a mean near 0: features are ranked by the magnitude
+    m, which sees both. A rise of one feature lowers the shares of all others a little.
+
+    Parameters
+    ----------
+    model
+        A `chreode.FittedModel` or `chreode.Embedded`; no counts are needed.
+    attribute
+        Column whose levels have private parts; cells of unknown level are left out.
+    off
+        What is private and how it is off: values by latent, ``{"private": 0.0}``, a number or one a
+        dimension; or a function from the codes by latent and the cells' rows to such codes.
+    modality
+        The first by default.
+    source
+        A table with the column, where it was not read.
+    progress
+        Whether to show a bar.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a level and feature: ``level``, ``feature``, ``log_fold_change`` (:math:`\bar\delta`, natural
+        logarithm) with its ``standard_error`` over the level's cells (NaN of one cell), ``magnitude``
+        (:math:`m`), ``rank`` within the level by magnitude from 1 on, ``cells``. Levels as they come, then by
+        rank. ``table.pivot(index="feature", columns="level", values="log_fold_change")`` is what
+        `chreode.enrichment` takes.
+
+    Raises
+    ------
+    InputError
+        For a column, latent or modality that is not there, codes of another shape, or a model without cells.
+
+    References
+    ----------
+    Weinberger, Lopez, Huetter and Regev (2022), multiGroupVI, doi:10.48550/arXiv.2210.15772, whose scores are
+    weights of a linear decoder; these are of any decoder.
+
+    Examples
+    --------
+    >>> import chreode as ch
+    >>> cells = ch.read(ch.simulate(90, 20, components=2, seed=0), label="component")
+    >>> model = ch.fit(cells, ch.recipes.scdgd(dim=2, components=2), epochs=3, progress=False)
+    >>> table = attribute_scores(model, attribute="component", off={"cell": 0.0}, progress=False)
+    >>> table.groupby("level")["rank"].max().tolist()
+    [20, 20]
+    """
+    import pandas as pd
+
+    asked = asked_of(model, source=source, counted=False)
+    if asked.embedded is None:
+        msg = "Expected a fitted model, or what its project() returns; found Cells. Fit these cells first."
+        raise InputError(msg)
+    embedded, name = asked.embedded, asked.embedded.modality(modality)
+    levels = asked.levels(attribute)
+    number, names = pd.factorize(levels, sort=True)
+    if not len(names):
+        msg = f"Expected cells of known {attribute!r}; found none. Name another column."
+        raise InputError(msg)
+    changed = embedded.replace(cells=embedded.cells, codes=_codes_off(embedded, off))
+    n = np.bincount(number[number >= 0])[:, None]
+    mean, square = _sums(embedded, changed, name, number, len(names), progress=progress) / n
+    with np.errstate(invalid="ignore", divide="ignore"):
+        error = np.sqrt(np.maximum(square - mean**2, 0) / (n - 1))
+    tables = []
+    for k, level in enumerate(names):
+        order = np.argsort(-square[k], kind="stable")
+        features = np.asarray(embedded.cells.layout.modalities[name].names, dtype=object)[order]
+        columns = {"level": level, "feature": features, "log_fold_change": mean[k, order]}
+        columns |= {"standard_error": error[k, order], "magnitude": np.sqrt(square[k, order])}
+        tables.append(pd.DataFrame(columns).assign(rank=np.arange(1, len(order) + 1), cells=int(n[k, 0])))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _codes_off(embedded: Embedded, off: Off) -> dict[str, Tensor]:
+    codes = embedded.codes
+    found = off if isinstance(off, Mapping) else off(codes, torch.arange(len(embedded)))
+    whole = {name: _like(codes[name], value) for name, value in found.items() if name in codes}
+    wrong = [name for name in found if whole.get(name) is None]
+    if wrong or not found:
+        known = ", ".join(f"{name} of {z.shape[1]} dimensions" for name, z in codes.items())
+        msg = f"Expected off to give codes of the model's latents ({known}); found {listing(wrong) or 'none'}"
+        raise InputError(msg + ", of another name or shape. Give {latent: 0.0}, say.")
+    return {**codes, **whole}
+
+
+def _like(codes: Tensor, value: Any) -> Tensor | None:
+    """One value, or one a dimension, or one a cell, for all cells; None where that cannot be."""
+    try:
+        return torch.as_tensor(value).to(codes).expand_as(codes)
+    except RuntimeError:
+        return None
+
+
+def _sums(
+    embedded: Embedded, changed: Embedded, modality: str, number: np.ndarray, k: int, *, progress: bool
+) -> np.ndarray:
+    """Changes and their squares summed over the cells of each level, 2 x levels x features."""
+    from tqdm.auto import tqdm
+
+    g = embedded.cells.layout.modalities[modality].n_features
+    continuous = embedded.cells.layout.modalities[modality].kind == "continuous"
+    sums = np.zeros((2, k, g))
+    asked: dict[str, Any] = {"size": None, "columns": None, "borrow": False, "what": "proportions"}
+    blocks = zip(*(expected(one, modality, **asked) for one in (embedded, changed)), strict=True)
+    with tqdm(total=len(embedded), desc="decoding", unit="cell", disable=not progress) as bar:
+        for (rows, here), (_, without) in blocks:
+            here, without = (np.asarray(values, dtype=np.float64) for values in (here, without))
+            if not continuous:
+                tiny = np.finfo(np.float32).tiny
+                here, without = np.log(np.maximum(here, tiny)), np.log(np.maximum(without, tiny))
+            change = here - without
+            member = (number[rows, None] == np.arange(k)).astype(np.float64).T
+            sums += np.stack([member @ change, member @ change**2])
+            bar.update(len(change))
+    return sums
