@@ -48,6 +48,8 @@ def mmd(
     .. math:: \overline{k(x, x')} + \overline{k(y, y')} - 2\,\overline{k(x, y)}, \qquad
               k(u, v) = \sum_w \exp\Big(-\frac{\lVert u - v \rVert^2}{2 w^2 \sigma^2}\Big)
 
+    `chreode.dynamics.mmd` is that under Laplace kernels, with weights of cells.
+
     Parameters
     ----------
     x, y
@@ -67,10 +69,6 @@ def mmd(
     ------
     InputError
         When a sample has fewer than two cells.
-
-    See Also
-    --------
-    chreode.dynamics.mmd : under Laplace kernels, with weights of cells.
 
     References
     ----------
@@ -149,7 +147,8 @@ def sliced_wasserstein(
     .. math:: \frac1P \sum_p \int_0^1 \big(F^{-1}_{p}(u) - G^{-1}_{p}(u)\big)^2 du
 
     with the quantiles of both samples along random directions :math:`p` of length 1. Quantiles are steps, and
-    the integral is exact for samples of any two sizes.
+    the integral is exact for samples of any two sizes. `chreode.dynamics.sinkhorn` transports in all
+    dimensions at once.
 
     Parameters
     ----------
@@ -169,10 +168,6 @@ def sliced_wasserstein(
     ------
     InputError
         When a sample has no cell.
-
-    See Also
-    --------
-    chreode.dynamics.sinkhorn : in all dimensions at once.
 
     References
     ----------
