@@ -85,7 +85,8 @@ class Matches:
                 value = float(self.distance(*(cells[name] for name in pair))[0])
                 self._known[pair] = self._known[pair[::-1]] = max(value, 0.0)
             found[i, j] = found[j, i] = self._known[pair]
-        return pd.DataFrame(found, index=names, columns=names)
+        index = pd.Index(names)
+        return pd.DataFrame(found, index=index, columns=index)
 
     def recommend(
         self, k: int, *, nearest: int | None = None, seed: int = 0, progress: bool = True
@@ -168,7 +169,7 @@ def match_figure(found: Matches | pd.DataFrame, *, most: int = 40) -> Figure:
     if most < 1:
         msg = f"Expected at least one system to draw; found most={most}. Leave it out."
         raise InputError(msg)
-    whole = getattr(found, "table", found)
+    whole: pd.DataFrame = getattr(found, "table", found)
     table, facts = whole.head(most), whole.attrs
     place = np.arange(len(table))
     figure = Figure(figsize=(6, 1.2 + 0.28 * len(table)), layout="constrained")
