@@ -20,6 +20,7 @@ from chreode.evaluate.medoids import k_medoids
 from chreode.evaluate.populations import METRICS, distance_of, floor_of, resampled
 from chreode.evaluate.transport import energy_distance
 from chreode.interpret import match_figure
+from commandline import QUICK, chreode, small
 
 QUIET = {"progress": False}
 
@@ -371,3 +372,52 @@ def test_cells_without_a_model_are_refused(embedded, found):
             found.recommend(k, nearest=nearest, progress=False)
     with pytest.raises(InputError, match="found 'fur'"):
         found.between(["far", "fur"], progress=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A finished run that read the types but not the donors."""
+    folder = tmp_path_factory.mktemp("finished")
+    small().write_h5ad(folder / "cells.h5ad")
+    done = chreode(
+        "fit", folder / "cells.h5ad", *QUICK, "--label", "type", "--no-report", "--out", folder / "run"
+    )
+    assert done.code == 0, done.err
+    return folder
+
+
+def test_the_command_writes_draws_and_tells(folder):
+    typed = ("match", folder / "run", "--target", "donor=donor 0", "--systems", "type", "--recommend", "2")
+    done = chreode(*typed)
+    assert (done.code, done.err) == (0, "")
+    out = folder / "run" / "matches" / "donor=donor_0_by_type.csv"
+    written = pd.read_csv(out, index_col="type")
+    loaded = ch.load(folder / "run")
+    asked = {"target": {"donor": "donor 0"}, "systems": "type", "source": folder / "cells.h5ad"}
+    found = ch.match(loaded, **asked, **QUIET)
+    pd.testing.assert_frame_equal(written, found.table)
+    assert out.with_suffix(".png").stat().st_size > 5000
+    said = " ".join(done.out.split())
+    for part in ("3 levels of type", "cells as replicates", "2 systems to cover", found.table.index[0]):
+        assert part in said
+    again = chreode(*typed)
+    assert again.code == 2
+    assert "--overwrite" in again.err
+
+
+def test_the_command_needs_no_file_for_columns_that_were_read(folder, tmp_path):
+    model, out = folder / "run" / "model", ("--out", tmp_path / "a.csv")
+    types = ("--target", "type=type 0", "--target", "type=type 1", "--systems", "type")
+    done = chreode("match", model, *types, *out)
+    assert (done.code, done.err) == (0, "")
+    assert pd.read_csv(tmp_path / "a.csv")["type"].tolist() == ["type 2"]
+    assert "Left out" in done.out
+    for wrong, says in (
+        (("--target", "donor=donor 0", "--systems", "type"), "--data"),
+        (("--target", "type 0", "--systems", "type"), "--target as COLUMN=LEVEL"),
+        ((*types, "--nearest", "1"), "--recommend"),
+    ):
+        done = chreode("match", model, *wrong, "--out", tmp_path / "b.csv")
+        assert done.code == 2
+        assert says in done.err
+    assert not (tmp_path / "b.csv").exists()

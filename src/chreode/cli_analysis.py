@@ -27,7 +27,7 @@ from chreode.cli_options import (
     by_modality,
 )
 
-__all__ = ["compare", "de", "forecast", "link", "pseudobulk"]
+__all__ = ["compare", "de", "forecast", "link", "match", "pseudobulk"]
 
 QUESTIONS = "Questions"  # the panel of chreode --help
 
@@ -169,6 +169,52 @@ def de(
     asked = {"group": group, "against": against, "within": within, "sample": sample, "modality": modality}
     asked |= {"min_cells": min_cells, "modelled": modelled, "seed": seed}
     return partial(testing_commands.compare_groups, run, out, data=data, overwrite=overwrite, asked=asked)
+
+
+@app.command(cls=Once, rich_help_panel=QUESTIONS)
+def match(
+    run: Run,
+    target: Annotated[
+        list[str],
+        typer.Option(metavar="COLUMN=LEVEL", help="The cells to be like; repeatable: all must hold."),
+    ],
+    systems: Annotated[str, typer.Option(metavar="COLUMN", help="Whose levels are ranked: cultures, say.")],
+    within: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN=LEVEL", help="Only these cells of the systems; repeatable."),
+    ] = None,
+    latent: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Another code than the main one.")
+    ] = None,
+    metric: Annotated[str, typer.Option(help="energy, mmd, sliced or centroid.")] = "energy",
+    recommend: Annotated[
+        int | None, typer.Option(metavar="K", help="Propose so many systems that cover all.")
+    ] = None,
+    nearest: Annotated[
+        int | None, typer.Option(metavar="N", help="Propose among so many nearest only.")
+    ] = None,
+    cells: Annotated[int, typer.Option(help="At most so many of a population, at random.")] = 1000,
+    bootstraps: Annotated[int, typer.Option(help="Samples of the cells.")] = 500,
+    confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
+    top: Annotated[int, typer.Option(help="How many nearest are the top.")] = 1,
+    seed: Seed = 0,
+    data: Data = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="NEW.csv", help="The table to write, its figure beside; in DIR/matches by default."
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> Work:
+    """Rank populations of cells, such as cultures, by how near they are to a target."""
+    from chreode import matching_commands
+
+    asked = {"systems": systems, "latent": latent, "metric": metric, "cells": cells}
+    asked |= {"bootstraps": bootstraps, "confidence": confidence, "top": top, "seed": seed}
+    how = {"groups": {"target": target, "within": within or ()}, "recommend": recommend, "nearest": nearest}
+    how |= {"data": data, "overwrite": overwrite, "asked": asked}
+    return partial(matching_commands.rank_systems, run, out, **how)
 
 
 @app.command(cls=Once, rich_help_panel=QUESTIONS)

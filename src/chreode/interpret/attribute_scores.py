@@ -120,8 +120,9 @@ def attribute_scores(
 def _codes_off(embedded: Embedded, off: Off) -> dict[str, Tensor]:
     codes = embedded.codes
     found = off if isinstance(off, Mapping) else off(codes, torch.arange(len(embedded)))
-    whole = {name: _like(codes[name], value) for name, value in found.items() if name in codes}
-    wrong = [name for name in found if whole.get(name) is None]
+    fitting = {name: _like(codes[name], value) for name, value in found.items() if name in codes}
+    whole = {name: value for name, value in fitting.items() if value is not None}
+    wrong = [name for name in found if name not in whole]
     if wrong or not found:
         known = ", ".join(f"{name} of {z.shape[1]} dimensions" for name, z in codes.items())
         msg = f"Expected off to give codes of the model's latents ({known}); found {listing(wrong) or 'none'}"

@@ -121,7 +121,6 @@ def match(
     >>> found.recommend(1, progress=False)["stands_for"].tolist()
     [['2']]
     """
-    import pandas as pd
     from tqdm.auto import tqdm
 
     _check(cells, bootstraps, confidence, top, seed)
@@ -147,7 +146,7 @@ def match(
         found.append(distance(goal, one))
     table = _table(np.stack(found), list(members), confidence=confidence, top=top)
     table["cells"] = [len(members[system]) for system in table.index]
-    table.index = pd.Index(table.index, name=systems)
+    table.index.name = systems
     table.attrs = {"target": of_target, "systems": systems, "within": inside and inside[1], "metric": metric}
     table.attrs |= {"latent": name, "confidence": confidence, "top": top, "bootstraps": bootstraps}
     table.attrs |= {"seed": seed, "target_cells": int(aim.sum()), "floor": floor}
@@ -233,4 +232,4 @@ def _table(found: np.ndarray, names: list[str], *, confidence: float, top: int) 
     order = whole.argsort(kind="stable")
     columns = {"rank": np.arange(1, len(names) + 1), "distance": whole[order], "lower": lower[order]}
     columns |= {"upper": upper[order], "share_top": (places < top).mean(1)[order]}
-    return pd.DataFrame(columns, index=[names[i] for i in order])
+    return pd.DataFrame(columns, index=pd.Index([names[i] for i in order]))

@@ -80,11 +80,11 @@ class Matches:
         found = np.zeros((len(names), len(names)))
         pairs = list(zip(*np.triu_indices(len(names), 1), strict=True))
         for i, j in tqdm(pairs, desc="distances", unit="pair", disable=not progress):
-            pair = (names[i], names[j])
-            if pair not in self._known:
-                value = float(self.distance(*(cells[name] for name in pair))[0])
-                self._known[pair] = self._known[pair[::-1]] = max(value, 0.0)
-            found[i, j] = found[j, i] = self._known[pair]
+            one, other = names[i], names[j]
+            if (one, other) not in self._known:
+                value = max(float(self.distance(cells[one], cells[other])[0]), 0.0)
+                self._known[one, other] = self._known[other, one] = value
+            found[i, j] = found[j, i] = self._known[one, other]
         index = pd.Index(names)
         return pd.DataFrame(found, index=index, columns=index)
 
@@ -169,17 +169,16 @@ def match_figure(found: Matches | pd.DataFrame, *, most: int = 40) -> Figure:
     if most < 1:
         msg = f"Expected at least one system to draw; found most={most}. Leave it out."
         raise InputError(msg)
-    whole: pd.DataFrame = getattr(found, "table", found)
+    whole = found.table if isinstance(found, Matches) else found
     table, facts = whole.head(most), whole.attrs
     place = np.arange(len(table))
     figure = Figure(figsize=(6, 1.2 + 0.28 * len(table)), layout="constrained")
     axes = figure.subplots()
     axes.hlines(place, table["lower"], table["upper"], color="0.55", linewidth=1.2)
     drawn = axes.scatter(table["distance"], place, c=table["share_top"], cmap="viridis", vmin=0, vmax=1, s=28)
-    if np.isfinite(facts.get("floor", np.nan)):
-        axes.axvline(
-            facts["floor"], color="#c0392b", linewidth=1, linestyle="--", label="halves of the target"
-        )
+    floor = facts.get("floor", np.nan)
+    if np.isfinite(floor):
+        axes.axvline(floor, color="#c0392b", linewidth=1, linestyle="--", label="halves of the target")
         axes.legend(frameon=False, fontsize=8)
     axes.set_yticks(place, table.index.astype(str))
     axes.invert_yaxis()
