@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from chreode.io.simulate import simulate
     from chreode.levels import add_levels
     from chreode.load import load
-    from chreode.perturb import linkage
+    from chreode.perturb import counterfactual, linkage, response
     from chreode.recipe import recipe
     from chreode.scvi_tools import from_scvi
     from chreode.storage import cite
@@ -47,6 +47,7 @@ __all__ = [
     "add_levels",
     "cite",
     "compare",
+    "counterfactual",
     "datasets",
     "de",
     "distil",
@@ -71,6 +72,7 @@ __all__ = [
     "recipe",
     "recipes",
     "report",
+    "response",
     "simulate",
     "variance_explained",
 ]
@@ -84,6 +86,7 @@ _WHERE = {
     "add_levels": "chreode.levels:add_levels",
     "cite": "chreode.storage:cite",
     "compare": "chreode.compare:compare",
+    "counterfactual": "chreode.perturb.counterfactual:counterfactual",
     "datasets": "chreode.io.datasets",
     "de": "chreode.interpret.differential:de",
     "distil": "chreode.distil:distil",
@@ -108,6 +111,7 @@ _WHERE = {
     "recipe": "chreode.recipe:recipe",
     "recipes": "chreode.recipes",
     "report": "chreode.report",
+    "response": "chreode.perturb.counterfactual:response",
     "simulate": "chreode.io.simulate:simulate",
     "variance_explained": "chreode.interpret.loadings:variance_explained",
 }

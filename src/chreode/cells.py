@@ -342,6 +342,18 @@ class Cells:
         fields = ("measured", "size", "present", "panels", "panel")
         return self.replace(layout=layout, **{name: some(getattr(self, name)) for name in fields})
 
+    def resampled(self, *, seed: int = 0) -> Cells:
+        """As many cells, drawn again with replacement: another data set, as it were (the bootstrap).
+
+        Names of cells that come again end in ``.2``, ``.3`` and so on.
+        """
+        rows = np.sort(np.random.default_rng(seed).integers(len(self), size=len(self)))
+        first = np.searchsorted(rows, rows)
+        again = np.arange(len(rows)) - first
+        drawn = self[rows]
+        names = [f"{name}.{k + 1}" if k else name for name, k in zip(drawn.names, again, strict=True)]
+        return drawn.replace(names=np.asarray(names, dtype=object))
+
     def numbered(self) -> Cells:
         """The same cells with codebook rows 0, 1, 2, ... and a layout that counts them."""
         layout = replace(self.layout, n_cells=len(self))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from chreode.axes import Float, Tensor
+from chreode.axes import Float, Int, Tensor
 from chreode.errors import InputError
 from chreode.infer.posterior import GaussianPosterior
 from chreode.memory import cells_at_a_time
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from chreode.cells import Cells
     from chreode.model import LatentModel
 
-__all__ = ["curvature", "posterior"]
+__all__ = ["curvature", "posterior", "posterior_of"]
 
 _LEAST = 1e-2  # curvature: codes are spread less than this allows for
 _STEP = 1e-2  # in units of the code: gradients differ by far more than rounding, curvature hardly
@@ -67,6 +67,24 @@ def posterior(embedded: Any) -> GaussianPosterior:
             found = 1 / curvature(embedded.module, cells[some], here, name).clamp(min=_LEAST)
         known[some] = found
     return GaussianPosterior(codes[name], known)
+
+
+def posterior_of(embedded: Any, rows: Int[Tensor, " r"]) -> GaussianPosterior:
+    """The `posterior` of some of the cells.
+
+    Parameters
+    ----------
+    embedded
+        All cells, with their counts.
+    rows
+        Positions of those that are asked for.
+    """
+    if hasattr(embedded.module.latents[embedded.code].infer, "posterior"):
+        # A table of Gaussians is looked up by the place among all cells that trained.
+        found = posterior(embedded)
+        return GaussianPosterior(found.mean[rows], found.variance[rows])
+    codes = {name: z[rows] for name, z in embedded.codes.items()}
+    return posterior(embedded.replace(cells=embedded.cells[rows], codes=codes))
 
 
 @torch.no_grad()

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from chreode.axes import Tensor
-from chreode.infer.posterior import GaussianPosterior
-from chreode.posterior import posterior
+from chreode.posterior import posterior_of
 
 if TYPE_CHECKING:
+    from chreode.axes import Tensor
     from chreode.embedded import Embedded
 
 __all__ = ["model_change"]
@@ -80,7 +79,7 @@ class _Side:
             cells=moved.cells[rows], codes={name: z[rows] for name, z in moved.codes.items()}
         )
         self.code = embedded.code
-        self.posterior = _posterior(embedded, rows)
+        self.posterior = posterior_of(embedded, rows)
 
     def mean(self, modality: str, generator: torch.Generator | None) -> np.ndarray:
         """Mean of what is expected, at the codes or at a draw of them."""
@@ -95,13 +94,3 @@ class _Side:
 def _ratio(sides: list[_Side], modality: str, generator: torch.Generator | None) -> np.ndarray:
     one, two = (np.maximum(side.mean(modality, generator), 1e-30) for side in sides)
     return np.log(one) - np.log(two)
-
-
-def _posterior(embedded: Embedded, rows: Tensor) -> GaussianPosterior:
-    """The posterior of some cells' codes."""
-    if hasattr(embedded.module.latents[embedded.code].infer, "posterior"):
-        # A table of Gaussians is looked up by the place among all cells that trained.
-        found = posterior(embedded)
-        return GaussianPosterior(found.mean[rows], found.variance[rows])
-    codes = {name: z[rows] for name, z in embedded.codes.items()}
-    return posterior(embedded.replace(cells=embedded.cells[rows], codes=codes))
