@@ -101,6 +101,16 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "contrastivevi, free": lambda: recipes.contrastivevi(
         dim=4, private=2, hidden=(8,), background="type 0", condition="type", inference="free"
     ),
+    "trvae": lambda: recipes.trvae(dim=4, hidden=(8,), attributes=("type", "plate")),
+    "trvae, free, hidden": lambda: recipes.trvae(
+        dim=4, hidden=(8, 8), attributes=("type",), inference="free", on="hidden"
+    ),
+    "cpa": lambda: recipes.cpa(dim=4, hidden=(8,), attributes=("plate", "age")),
+    "biolord": lambda: recipes.biolord(dim=4, hidden=(8,), attributes=("type", "age")),
+    "biolord, encoder": lambda: recipes.biolord(
+        dim=4, hidden=(8,), attributes=("type",), inference="encoder"
+    ),
+    "lord": lambda: recipes.lord(dim=4, private=3, hidden=(8,), attribute="type"),
     "pca": lambda: recipes.pca(dim=4),
     "factor_analysis": lambda: recipes.factor_analysis(dim=4),
     "zifa": lambda: recipes.zifa(dim=4),

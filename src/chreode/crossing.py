@@ -30,7 +30,7 @@ def check_crossing(attributes: Sequence[str]) -> Event:
 
     def do(moment: Moment) -> None:
         layout = moment.cells.layout
-        chosen = [layout.resolve(name) for name in attributes]
+        chosen = [column for column in map(layout.resolve, attributes) if column.categorical]
         others = [c for c in layout.conditions.values() if c.categorical and c not in chosen]
         for number, one in enumerate(chosen):
             for other in chosen[number + 1 :]:

@@ -29,8 +29,10 @@ def do(embedded: Any, levels: Mapping[str, str | float | None], *, draw: Generat
     codes, shared = dict(embedded.codes), embedded.codes[embedded.code]
     for name, latent in embedded.module.latents.items():
         known = {embedded.cells.layout.resolve(column).column for column in latent.columns}
-        if name != embedded.code and known & columns:
-            codes[name] = latent.transport(shared, codes[name], before=embedded.cells, after=cells, draw=draw)
+        if known & columns:
+            drawn = None if name == embedded.code else draw  # the main code stays that of its cell
+            own = codes[name]
+            codes[name] = latent.transport(shared, own, before=embedded.cells, after=cells, draw=drawn)
     return embedded.replace(cells=cells, codes=codes)
 
 
@@ -46,8 +48,8 @@ def _refuse_idle(embedded: Any, name: str, level: str | float | None) -> None:
     """Refuse to set what neither conditions the decoder nor tells a supervised prior."""
     layout = embedded.cells.layout
     covariate = layout.find(name)
-    columns = {column for latent in embedded.module.latents.values() for column in latent.columns}
-    if covariate and (covariate.column in {*layout.conditions, *columns} or level is None):
+    columns = {*layout.conditions, *embedded.module.columns}
+    if covariate and (covariate.column in columns or level is None):
         return
     known = listing(layout.conditions)
     if covariate is None:

@@ -114,10 +114,13 @@ class Layers(nn.Module):
         )
         self.after = nn.ModuleList(_after(width, norm, dropout) for width in hidden)
 
-    def forward(self, values: object, cells: Cells | None) -> Float[Tensor, "n w"]:
-        """The last layer's units."""
+    def forward(
+        self, values: object, cells: Cells | None, *, upto: int | None = None
+    ) -> Float[Tensor, "n w"]:
+        """The last layer's units, or those of the layer after which to stop."""
         units: object = values
-        for linear, conditions, after in zip(self.linear, self.conditions, self.after, strict=True):
+        layers = list(zip(self.linear, self.conditions, self.after, strict=True))
+        for linear, conditions, after in layers[:upto]:
             sums, shift = linear(units), conditions(cells)
             units = after(sums if shift is None else sums + shift)
         return units  # type: ignore[return-value]

@@ -278,8 +278,10 @@ class _Rank:
     def _held_out(self) -> float:
         first, second = self.halves  # type: ignore[misc]
         # What an encoder says of them changes with it: only free codes go on from the last look.
-        free = all(latent.infer.free for latent in self.model.latents.values())
-        start = self.warm if free and self.warm else None
+        start = None
+        if self.warm and self.books:
+            said = {name: encoded(self.model, name, first) for name in self.warm.keys() - self.books.keys()}
+            start = self.warm | said
         self.warm = infer_codes(self.model, first, start=start, steps=20 if start else 100)
         total, on = 0.0, 0.0
         with torch.no_grad():

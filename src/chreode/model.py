@@ -9,6 +9,7 @@ from torch import nn
 
 from chreode.axes import Float, Tensor
 from chreode.gated import GatedDensity
+from chreode.layers import Conditions
 from chreode.named import Named
 from chreode.parts import Code, Density, Given, Observed
 from chreode.rounding import rounding
@@ -57,7 +58,13 @@ class Latent(nn.Module):
         """Every column whose levels this latent knows: of its prior, its codes, or those that have it."""
         known = ((self.prior, "attribute"), (self.infer, "attribute"), (self.only, "column"))
         found = [self.column, *[getattr(part, name, None) for part, name in known]]
+        found += getattr(self.prior, "columns", ())
         return {column for column in found if column}
+
+    @property
+    def of_levels(self) -> bool:
+        """Whether a cell's code is that of its level alone."""
+        return hasattr(self.infer, "attribute")
 
     def pair(
         self,
@@ -141,6 +148,12 @@ class LatentModel(nn.Module):
         self.decoder = decoder
         self.dynamics = dynamics
         self.critics = Named(critics or {})
+
+    @property
+    def columns(self) -> set[str]:
+        """Every column whose levels the model knows: of latents, or as conditions of encoders and decoder."""
+        seen = {column for part in self.modules() if isinstance(part, Conditions) for column in part.columns}
+        return seen.union(*(latent.columns for latent in self.latents.values()))
 
     def forward(self, cells: Cells) -> Trace:
         """Infer, then decode."""

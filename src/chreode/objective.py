@@ -10,7 +10,8 @@ from torch import nn
 
 from chreode.axes import Tensor
 from chreode.infer.fused import kept
-from chreode.penalties import adversarial, dhsic
+from chreode.penalties import adversarial, dhsic, flatness, mmd_by_level, pullback, total_correlation
+from chreode.rounding import rounding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +26,9 @@ __all__ = [
     "adversary",
     "classification",
     "closed",
+    "correlation",
+    "discrepancy",
+    "flat",
     "hyperprior",
     "independence",
     "kl",
@@ -246,6 +250,73 @@ def closed(latent: str, *, weight: float | Ramp = 1.0) -> Term:
         return away * (1 - model.latents[latent].only(trace.cells))
 
     return Term(f"closed {latent}", of, weight)
+
+
+def discrepancy(column: str, *, latent: str | None = None, weight: float | Ramp = 1.0) -> Term:
+    r"""How far apart cells of different levels are in a minibatch: :math:`\mathrm{MMD}^2` of pairs of levels.
+
+    In the codes of one latent or, without, in the decoder's first hidden layer; see
+    `chreode.penalties.mmd_by_level`.
+    """
+
+    def of(model: LatentModel, trace: Trace) -> Tensor:
+        def first() -> Tensor:
+            z = {name: code.z for name, code in trace.codes.items()}
+            return model.decoder.hidden.first(z, trace.cells)
+
+        levels = trace.cells.covariates[trace.cells.layout.resolve(column).column]
+        return mmd_by_level(trace.codes[latent].z if latent else trace.shared("first hidden", first), levels)
+
+    return Term(f"discrepancy {column}", of, weight, "minibatch")
+
+
+def correlation(*latents: str, weight: float | Ramp = 1.0) -> Term:
+    r"""Total correlation of latents over all cells, :math:`\mathrm{KL}(q(z) \,\|\, \prod_b q(z_b))`.
+
+    See `chreode.penalties.total_correlation`.
+    """
+
+    def of(model: LatentModel, trace: Trace) -> Tensor:
+        codes = [trace.codes[name] for name in latents]
+        posteriors = [code.posterior for code in codes]
+        return total_correlation(
+            torch.cat([code.z for code in codes], 1),
+            (torch.cat([q.mean for q in posteriors], 1), torch.cat([q.variance for q in posteriors], 1)),
+            blocks=[code.z.shape[1] for code in codes],
+            n_cells=max(trace.cells.layout.n_cells, len(trace.cells)),
+        )
+
+    return Term("total correlation", of, weight, "minibatch")
+
+
+def flat(latent: str, *, cells: int, weight: float | Ramp = 1.0) -> Term:
+    r"""How far the metric of the first modality's counts is from a multiple of the identity.
+
+    .. math:: \frac1n \sum_i \lVert M(u_i z_i + (1 - u_i) z_{i'}) / \alpha - I \rVert_F^2, \qquad
+              u_i \sim U(0, 1)
+
+    between the codes of random pairs of some cells, under the first one's conditions, at the mean size;
+    without a unit, so that neither wide codes nor a dull decoder lessen it. See `chreode.penalties.flatness`.
+    """
+
+    def of(model: LatentModel, trace: Trace) -> Tensor:
+        some = trace.cells[slice(0, cells)]
+        modality, size = next(iter(some.size.items()))
+        some = some.replace(size={**some.size, modality: size.new_full(size.shape, float(size.mean()))})
+        here = {name: code.z[:cells] for name, code in trace.codes.items()}
+        z = here[latent]
+        share = torch.rand(len(z), 1, device=z.device)
+        between = share * z + (1 - share) * z[torch.randperm(len(z), device=z.device)]
+
+        def mean_of(z: Tensor) -> Tensor:
+            return model.decode({**here, latent: z}, some)[modality].mean
+
+        theta = getattr(model.decoder.readout.heads[modality], "theta", None)
+        with rounding(model, on=False):
+            metric = pullback(mean_of, between, theta=None if theta is None else theta.detach())
+        return flatness(metric / metric.diagonal(dim1=1, dim2=2).mean(), scale=1.0)
+
+    return Term("flatness", of, weight, "minibatch")
 
 
 def hyperprior(latent: str, *, weight: float = 1.0, per: Literal["cell", "dataset"] = "dataset") -> Term:

@@ -16,7 +16,7 @@ from chreode.objective import Objective, Term, reconstruction
 from chreode.plan import Plan
 from chreode.recipe import Build
 from chreode.scoring import inform, score
-from chreode.settle import at_modes, frozen, infer_codes
+from chreode.settle import at_modes, encoded, frozen, infer_codes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,8 +68,7 @@ def project(
         What a progress bar says; None shows none.
     """
     label = cells.layout.in_role("label")
-    columns = {column for latent in model.latents.values() for column in latent.columns}
-    if label and not labelled and columns & {label.column, "label"}:
+    if label and not labelled and model.columns & {label.column, "label"}:
         cells = cells.do(**{label.column: None})
     if not encoders and any(latent.infer.free for latent in model.latents.values()):
         return infer_codes(model, cells, steps=300 if refine is None else refine, show=show)
@@ -79,21 +78,30 @@ def project(
     with frozen(model), torch.no_grad():
         for at in range(0, len(cells), 4096):
             some = cells[slice(at, at + 4096)]
-            encoded = {name: encoder.encoder(some).z for name, encoder in encoders.items()}
-            for name, value in at_modes(model, some, encoded).items():
+            said = {name: encoder.encoder(some).z for name, encoder in encoders.items()}
+            for name, latent in model.latents.items():
+                if latent.of_levels:  # what is known of a cell's levels need not be encoded
+                    said[name] = latent.infer.known(some, otherwise=said[name])
+            for name, value in at_modes(model, some, said).items():
                 start[name].append(value)
     codes = {name: torch.cat(parts) for name, parts in start.items()}
-    return score(model, cells, encoders, codes, steps=refine, show=show) if refine else codes
+    if not refine:
+        return codes
+    moved = {name: encoder for name, encoder in encoders.items() if not model.latents[name].of_levels}
+    return score(model, cells, moved, codes, steps=refine, show=show)
 
 
 def codes_of_all(model: LatentModel, cells: Cells, trained: np.ndarray) -> dict[str, Tensor]:
     """Codes in the file's order: learned ones for cells that trained, projected ones for the others."""
+    if not any(latent.infer.free for latent in model.latents.values()):
+        return project(model, cells, labelled=True)
     others = torch.from_numpy(~trained)
     projected = project(model, cells[others], labelled=True) if others.any() else {}
     codes = {}
     for name, latent in model.latents.items():
         if not latent.infer.free:
-            codes[name] = project(model, cells, labelled=True)[name]
+            with frozen(model):
+                codes[name] = encoded(model, name, cells)
             continue
         learned = latent.infer.codes
         codes[name] = learned.new_zeros(len(cells), learned.shape[1])

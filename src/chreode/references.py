@@ -282,4 +282,51 @@ references["ivae"] = """@inproceedings{khemakhem2020ivae,
   year = {2020},
   doi = {10.48550/arXiv.1907.04809}
 }"""
+references["trvae"] = """@article{lotfollahi2020trvae,
+  title = {Conditional out-of-distribution generation for unpaired data using transfer {VAE}},
+  author = {Lotfollahi, Mohammad and Naghipourfar, Mohsen and Theis, Fabian J. and Wolf, F. Alexander},
+  journal = {Bioinformatics},
+  volume = {36},
+  pages = {i610--i617},
+  year = {2020},
+  doi = {10.1093/bioinformatics/btaa800}
+}"""
+references["cpa"] = """@article{lotfollahi2023cpa,
+  title = {Predicting cellular responses to complex perturbations in high-throughput screens},
+  author = {Lotfollahi, Mohammad and Klimovskaia Susmelj, Anna and De Donno, Carlo and others},
+  journal = {Molecular Systems Biology},
+  volume = {19},
+  pages = {e11517},
+  year = {2023},
+  doi = {10.15252/msb.202211517}
+}"""
+references["biolord"] = """@article{piran2024biolord,
+  title = {Disentanglement of single-cell data with biolord},
+  author = {Piran, Zoe and Cohen, Niv and Hoshen, Yedid and Nitzan, Mor},
+  journal = {Nature Biotechnology},
+  volume = {42},
+  pages = {1678--1683},
+  year = {2024},
+  doi = {10.1038/s41587-023-02079-x}
+}"""
+references["lord"] = """@inproceedings{gabbay2020lord,
+  title = {Demystifying Inter-Class Disentanglement},
+  author = {Gabbay, Aviv and Hoshen, Yedid},
+  booktitle = {International Conference on Learning Representations},
+  year = {2020},
+  doi = {10.48550/arXiv.1906.11796}
+}"""
+references["invae"] = """@misc{aliee2023invae,
+  title = {Conditionally Invariant Representation Learning for Disentangling Cellular Heterogeneity},
+  author = {Aliee, Hananeh and Kapl, Ferdinand and Hediyeh-Zadeh, Soroor and Theis, Fabian J.},
+  year = {2023},
+  doi = {10.48550/arXiv.2307.00558}
+}"""
+references["flatvi"] = """@inproceedings{palma2025flatvi,
+  title = {Enforcing Latent {Euclidean} Geometry in Single-Cell {VAEs} for Manifold Interpolation},
+  author = {Palma, Alessandro and Rybakov, Sergei and Hetzel, Leon and Guennemann, Stephan and Theis, Fabian J.},
+  booktitle = {International Conference on Machine Learning},
+  year = {2025},
+  doi = {10.48550/arXiv.2507.11789}
+}"""
 references["dgd"] = references["scdgd"]

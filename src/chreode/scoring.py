@@ -111,7 +111,7 @@ def score(
     cells
         With counts.
     encoders
-        `DistilledEncoder` by latent, for their steps.
+        `DistilledEncoder` by latent, for their steps; codes of others stay.
     start
         Where to begin, by latent.
     steps
@@ -145,7 +145,9 @@ def _scored(
         length = torch.where(better, length, length / 4)
         best = {name: torch.where(better, z, best[name]) for name, z in codes.items()}
         slopes = {name: torch.where(better, slope, slopes[name]) for name, slope in there.items()}
-        codes = {name: z + encoders[name].step(slopes[name], size, length) for name, z in best.items()}
+        codes = best | {
+            name: best[name] + encoder.step(slopes[name], size, length) for name, encoder in encoders.items()
+        }
     return dict(codes)
 
 

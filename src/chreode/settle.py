@@ -55,7 +55,8 @@ def at_modes(
 ) -> dict[str, Float[Tensor, "n d"]]:
     """The same codes, but those of cells without a count at the prior's mode of least energy.
 
-    Such cells say nothing of where they belong. Among equal modes the first, the heaviest, is taken.
+    Such cells say nothing of where they belong, though their levels may. Among equal modes the first, the
+    heaviest, is taken.
     """
     placed = dict(codes)
     empty = (~cells.counted).nonzero().squeeze(1)
@@ -64,6 +65,8 @@ def at_modes(
     some = cells[empty]
     here = {name: value[empty] for name, value in placed.items()}
     for name, latent in model.latents.items():
+        if latent.of_levels:
+            continue
         modes = latent.prior.modes().to(here[name])
         energy = [model.energy({**here, name: mode.expand_as(here[name])}, some) for mode in modes]
         here[name] = modes[torch.stack(energy).argmin(0)]

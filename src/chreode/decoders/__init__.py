@@ -6,5 +6,6 @@ from chreode.decoders.layered import layered
 from chreode.decoders.linear import Linear
 from chreode.decoders.mlp import MLP
 from chreode.decoders.readout import Readout
+from chreode.decoders.summed import Summed
 
-__all__ = ["MLP", "Hidden", "Joint", "Linear", "Readout", "layered"]
+__all__ = ["MLP", "Hidden", "Joint", "Linear", "Readout", "Summed", "layered"]

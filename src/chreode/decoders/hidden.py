@@ -57,3 +57,7 @@ class Hidden(nn.Module):
     def forward(self, z: Mapping[str, Float[Tensor, "n d"]], cells: Cells) -> Float[Tensor, "n w"]:
         """The last layer's units."""
         return self.layers(torch.cat([z[name] for name in self.inputs], 1), cells)
+
+    def first(self, z: Mapping[str, Float[Tensor, "n d"]], cells: Cells) -> Float[Tensor, "n w"]:
+        """The first layer's units."""
+        return self.layers(torch.cat([z[name] for name in self.inputs], 1), cells, upto=1)

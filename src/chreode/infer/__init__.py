@@ -9,6 +9,7 @@ from chreode.infer.fused import ExpertEncoder, FusedEncoder
 from chreode.infer.gaussian import LinearGaussian
 from chreode.infer.joint_start import JointStart
 from chreode.infer.levels import LevelCodes
+from chreode.infer.noisy import NoisyEncoder
 from chreode.infer.origin import GradientOrigin
 from chreode.infer.principal import PrincipalComponents
 from chreode.infer.prior_start import PriorStart
@@ -25,6 +26,7 @@ __all__ = [
     "JointStart",
     "LevelCodes",
     "LinearGaussian",
+    "NoisyEncoder",
     "PrincipalComponents",
     "PrincipalStart",
     "PriorStart",

@@ -60,6 +60,12 @@ class LevelCodes(nn.Module):
             return Code(torch.cat([self.table, self.table.mean(0, keepdim=True)])[value])
         return Code(self.codes_of(value.nan_to_num(0.0)[:, None]))
 
+    def known(self, cells: Cells, *, otherwise: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """The code of each cell's level, and another where that is unknown."""
+        value = cells.covariates[self.attribute]
+        there = value >= 0 if self.categorical else ~value.isnan()
+        return torch.where(there[:, None], self(cells).z, otherwise)
+
     def transport(
         self,
         shared: Float[Tensor, "n s"],

@@ -81,7 +81,7 @@ def patches(
         Weight of the critics; 0 leaves them out.
     """
     chosen = attributes_of(layout, attributes)
-    how = _Inference(layout, hidden=hidden, dropout=dropout, kind=inference, clear_of=chosen)
+    how = Inferred(layout, hidden=hidden, dropout=dropout, kind=inference, clear_of=chosen)
     latents = {"shared": Latent(how.shared(dim), StandardNormal(dim))}
     for column in chosen:
         prior = SwitchedNormal(layout, column, private, n_shared=dim)
@@ -92,7 +92,7 @@ def patches(
     widths = {"shared": dim} | {c: private * latents[c].prior.n_levels for c in chosen}
     decoder = decoded(layout.without(*chosen), widths, hidden, likelihood)
     model = LatentModel(latents, decoder, critics=critics)
-    return _built(layout, model, warm_up=warm_up, terms=terms, attributes=chosen)
+    return assembled(layout, model, warm_up=warm_up, terms=terms, attributes=chosen)
 
 
 @recipe(code="shared", cite=("multigroupvi",))
@@ -133,9 +133,9 @@ def multigroupvi(
     penalty
         :math:`\omega`, which keeps the codes of other groups at zero.
     """
-    column = _one_of(layout, group, called="group")
+    column = one_of(layout, group, called="group")
     gates = {f"{column}={level}": (level,) for level in layout.resolve(column).levels}
-    how = _Inference(layout, hidden=hidden, dropout=dropout, kind=inference, clear_of=(column,))
+    how = Inferred(layout, hidden=hidden, dropout=dropout, kind=inference, clear_of=(column,))
     return _gated(
         layout,
         how,
@@ -189,7 +189,7 @@ def contrastivevi(
     penalty
         :math:`\omega`, which keeps salient codes of the background at zero.
     """
-    column = _one_of(layout, condition, called="condition")
+    column = one_of(layout, condition, called="condition")
     levels = layout.resolve(column).levels
     if background not in levels:
         msg = (
@@ -197,7 +197,7 @@ def contrastivevi(
             "Name the level of the controls."
         )
         raise InputError(msg)
-    how = _Inference(layout, hidden=hidden, dropout=dropout, kind=inference, clear_of=(column,))
+    how = Inferred(layout, hidden=hidden, dropout=dropout, kind=inference, clear_of=(column,))
     gates = {"salient": tuple(level for level in levels if level != background)}
     return _gated(
         layout,
@@ -211,27 +211,40 @@ def contrastivevi(
     )
 
 
-def attributes_of(layout: Layout, named: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The columns a recipe takes for attributes: those named, else the categorical covariates.
+def attributes_of(
+    layout: Layout, named: tuple[str, ...] | None, *, continuous: bool = False
+) -> tuple[str, ...]:
+    """The columns a recipe takes for attributes: those named, else the covariates.
+
+    Parameters
+    ----------
+    layout
+        Of the cells.
+    named
+        By the user, or None.
+    continuous
+        Whether continuous columns are taken too; else categorical ones alone.
 
     Raises
     ------
     InputError
-        For a column that was not read, is continuous or has a single level, and where there are none.
+        For a column that was not read, has a single level or is of the wrong kind, and where there are none.
     """
     if named is None:
-        named = tuple(c.column for c in layout.covariates.values() if c.role == "covariate" and c.categorical)
+        mine = [c for c in layout.covariates.values() if c.role == "covariate"]
+        named = tuple(c.column for c in mine if c.categorical or continuous)
     found = [layout.resolve(name) for name in named]
     if not found:
         columns = listing(layout.covariates) if layout.covariates else "none"
+        kind = "covariate" if continuous else "categorical covariate"
         msg = (
-            f"Expected a categorical covariate as attribute; found columns {columns}, none of which is one. "
+            f"Expected a {kind} as attribute; found columns {columns}, none of which is one. "
             "Read the cells with covariates=['condition'], say, or name columns: attributes=['batch']."
         )
         raise InputError(msg)
     for covariate in found:
-        if len(covariate.levels) < 2:
-            held = f"one level, {covariate.levels[0]!r}" if covariate.levels else "a continuous column"
+        if len(covariate.levels) < 2 and (covariate.categorical or not continuous):
+            held = f"one level, {listing(covariate.levels)}" if covariate.levels else "a continuous column"
             msg = (
                 f"Expected attributes with at least two levels; found {held}, in {covariate.column!r}. Leave "
                 "it out, or read cells of several levels."
@@ -245,7 +258,7 @@ def attributes_of(layout: Layout, named: tuple[str, ...] | None) -> tuple[str, .
     return tuple(c.column for c in found)
 
 
-def _one_of(layout: Layout, named: str | None, *, called: str) -> str:
+def one_of(layout: Layout, named: str | None, *, called: str) -> str:
     """The one attribute of a recipe that knows only one."""
     found = attributes_of(layout, None if named is None else (named,))
     if len(found) > 1:
@@ -264,7 +277,7 @@ def decoded(
     )
 
 
-class _Inference:
+class Inferred:
     """How the latents of one recipe are inferred: by encoders, or as free Gaussians.
 
     Parameters
@@ -277,6 +290,8 @@ class _Inference:
         ``encoder`` or ``free``.
     clear_of
         Columns that shared codes are to say nothing of.
+    sees
+        Columns that encoders of shared codes see; none, so that they need not be known.
     """
 
     def __init__(
@@ -287,16 +302,21 @@ class _Inference:
         dropout: float,
         kind: Inference,
         clear_of: tuple[str, ...],
+        sees: tuple[str, ...] = (),
     ) -> None:
         self.layout, self.hidden, self.dropout = layout, hidden, dropout
-        self.free, self.clear_of = kind == "free", clear_of
+        self.free, self.sees = kind == "free", sees
+        self.clear_of = next((c for c in clear_of if layout.resolve(c).categorical), None)
 
     def shared(self, dim: int) -> nn.Module:
-        """Of the code that all cells have; free ones start clear of the first column."""
+        """Of the code that all cells have; free ones start clear of the first categorical column."""
         if self.free:
-            start = PrincipalStart(self.layout, dim, batch=self.clear_of[0])
-            return VariationalCodebook(self.layout.n_cells, dim, start=start)
-        return self._encoder(dim, ())
+            return VariationalCodebook(self.layout.n_cells, dim, start=self.start(dim))
+        return self._encoder(dim, self.sees)
+
+    def start(self, dim: int) -> PrincipalStart:
+        """Where free shared codes start."""
+        return PrincipalStart(self.layout, dim, batch=self.clear_of)
 
     def private(self, dim: int, *, prior: nn.Module | None = None, sees: tuple[str, ...] = ()) -> nn.Module:
         """Of the code of a level; free ones start where their prior is, or at zero."""
@@ -316,7 +336,7 @@ class _Inference:
 
 def _gated(
     layout: Layout,
-    how: _Inference,
+    how: Inferred,
     column: str,
     gates: dict[str, tuple[str, ...]],
     *,
@@ -335,10 +355,10 @@ def _gated(
     terms = [] if how.free else [closed(name, weight=penalty) for name in gates]
     widths = {"shared": dim, **dict.fromkeys(gates, private)}
     model = LatentModel(latents, decoded(layout.without(column), widths, how.hidden, likelihood))
-    return _built(layout, model, warm_up=warm_up, terms=terms, attributes=(column,))
+    return assembled(layout, model, warm_up=warm_up, terms=terms, attributes=(column,))
 
 
-def _built(
+def assembled(
     layout: Layout,
     model: LatentModel,
     *,
@@ -347,7 +367,7 @@ def _built(
     attributes: tuple[str, ...],
 ) -> Build:
     """Divergences that arrive at their weight, with what else there is to check, count and learn."""
-    names = list(model.latents)
+    names = [name for name, latent in model.latents.items() if not latent.of_levels]
     divergence = [replace(kl(name, weight=Ramp(until=warm_up)), name=f"kl {name}") for name in names]
     arrived = Event("divergence at full weight", lambda _: None, at=warm_up)
     events = [check_crossing(attributes), count_levels(), start_codes(), centre_decoder(), arrived]
