@@ -39,6 +39,7 @@ from chreode.evaluate.labels import calibration_error, predict_labels
 from chreode.evaluate.local import clisi, ilisi, kbet, kbet_per_label, weighted_lisi
 from chreode.evaluate.marginals import compare_components, compare_samples, dispersion_bias, two_sample_auc
 from chreode.evaluate.matrices import Rows
+from chreode.evaluate.medoids import k_medoids
 from chreode.evaluate.neighbours import neighbourhoods
 from chreode.evaluate.response import cell_scores, mean_change, response_scores, split_half_ceiling
 from chreode.evaluate.scib import integration_scores, pcr_comparison
@@ -69,6 +70,7 @@ __all__ = [
     "information_gap",
     "integration_scores",
     "isolated_labels",
+    "k_medoids",
     "kbet",
     "kbet_per_label",
     "kmeans",

@@ -78,7 +78,7 @@ def attribute_scores(
 
     References
     ----------
-    Weinberger, Lopez, Huetter and Regev (2022), multiGroupVI, doi:10.48550/arXiv.2210.15772, whose scores are
+    Weinberger, Lopez, Huetter and Regev (2022), multiGroupVI, doi:10.1101/2022.12.13.520349, whose scores are
     weights of a linear decoder; these are of any decoder.
 
     Examples
