@@ -111,6 +111,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         dim=4, hidden=(8,), attributes=("type",), inference="encoder"
     ),
     "lord": lambda: recipes.lord(dim=4, private=3, hidden=(8,), attribute="type"),
+    "invae": lambda: recipes.invae(dim=4, hidden=(8,), attributes=("type", "age")),
+    "flatvi": lambda: recipes.flatvi(dim=4, hidden=(8,), cells=8),
     "pca": lambda: recipes.pca(dim=4),
     "factor_analysis": lambda: recipes.factor_analysis(dim=4),
     "zifa": lambda: recipes.zifa(dim=4),

@@ -117,6 +117,30 @@ class ConditionalNormal(nn.Module):
         nothing = self.vectors[0].new_zeros(1, self.dim)
         return ConditionalDensity(nothing, nothing)
 
+    @torch.no_grad()
+    def transport(
+        self,
+        shared: Float[Tensor, "n s"],
+        own: Float[Tensor, "n d"],
+        *,
+        before: Cells,
+        after: Cells,
+        draw: torch.Generator | None = None,
+    ) -> Float[Tensor, "n d"]:
+        r"""Codes of cells that were given other levels: as far from the new mean as they were from the old.
+
+        .. math:: z' = m' + \sqrt{v' / v}\,(z - m)
+
+        the optimal transport from one normal to the other; with a generator, a draw from the new one.
+        """
+        old, new = self(before), self(after)
+        if draw is None:
+            moved = new.mean + (0.5 * (new.log_variance - old.log_variance)).exp() * (own - old.mean)
+        else:
+            moved = new.sample(len(own), draw).to(own)
+        same = (old.mean == new.mean) & (old.log_variance == new.log_variance)
+        return torch.where(same.all(1, keepdim=True), own, moved)
+
     def log_hyper(self) -> Float[Tensor, ""]:
         """Zero: nothing is said of the parameters beforehand."""
         return torch.zeros(())
