@@ -87,8 +87,7 @@ def patches(
         prior = SwitchedNormal(layout, column, private, n_shared=dim)
         width = private * prior.n_levels
         latents[column] = Latent(how.private(width, prior=prior, sees=(column,)), prior)
-    critics = {c: Critic(dim, len(layout.resolve(c).levels)) for c in chosen} if against else {}
-    terms = [adversary("shared", column, weight=Ramp(end=against, until=warm_up)) for column in critics]
+    critics, terms = critics_of(layout, chosen, dim, against=against, warm_up=warm_up)
     widths = {"shared": dim} | {c: private * latents[c].prior.n_levels for c in chosen}
     decoder = decoded(layout.without(*chosen), widths, hidden, likelihood)
     model = LatentModel(latents, decoder, critics=critics)
@@ -105,6 +104,7 @@ def multigroupvi(
     hidden: tuple[Width, ...] = (128,),
     likelihood: Likelihood = None,
     inference: Inference = "encoder",
+    against: Weight = 1.0,
     penalty: Weight = 1.0,
     dropout: Dropout = 0.1,
     warm_up: Share = 0.25,
@@ -116,7 +116,8 @@ def multigroupvi(
         x_i \sim p\big(x \mid f(z_i, 0, \dots, t_{i\gamma_i}, \dots, 0)\big), \quad
         L = \frac1n \sum_i \big[-E_{q_i} \log p(x_i | \cdot)
         + w(t)\,(\mathrm{KL}_{z} + \mathrm{KL}_{t_{\gamma_i}})
-        + \omega \sum_{\gamma \ne \gamma_i} W_2^2(q_{i\gamma}, \delta_0)\big]
+        + \omega \sum_{\gamma \ne \gamma_i} W_2^2(q_{i\gamma}, \delta_0)
+        + \lambda\, \max_r \log r(\gamma_i | z_i)\big]
 
     The page *multigroupvi* of the documentation says more.
 
@@ -128,7 +129,7 @@ def multigroupvi(
         Dimensions of the shared code, and of that of a group.
     hidden, likelihood, dropout, warm_up
         As of `vae`.
-    inference
+    inference, against
         As of `patches`.
     penalty
         :math:`\omega`, which keeps the codes of other groups at zero.
@@ -143,6 +144,7 @@ def multigroupvi(
         gates,
         dims=(dim, private),
         likelihood=likelihood,
+        against=against,
         penalty=penalty,
         warm_up=warm_up,
     )
@@ -159,6 +161,7 @@ def contrastivevi(
     hidden: tuple[Width, ...] = (128,),
     likelihood: Likelihood = None,
     inference: Inference = "encoder",
+    against: Weight = 1.0,
     penalty: Weight = 1.0,
     dropout: Dropout = 0.1,
     warm_up: Share = 0.25,
@@ -169,7 +172,7 @@ def contrastivevi(
         z_i \sim N(0, I), \quad s_i \sim N(0, I), \quad
         x_i \sim p\big(x \mid f(z_i, g_i s_i)\big), \quad
         L = \frac1n \sum_i \big[-E_{q_i} \log p(x_i | \cdot) + w(t)\,(\mathrm{KL}_z + g_i\,\mathrm{KL}_s)
-        + \omega\,(1 - g_i)\, W_2^2(q^s_i, \delta_0)\big]
+        + \omega\,(1 - g_i)\, W_2^2(q^s_i, \delta_0) + \lambda\, \max_r \log r(y_i | z_i)\big]
 
     with :math:`g_i = 0` in the background, else 1. The page *contrastivevi* of the documentation says more
     (doi:10.1038/s41592-023-01955-3).
@@ -184,7 +187,7 @@ def contrastivevi(
         Dimensions of the shared code, and of the salient one.
     hidden, likelihood, dropout, warm_up
         As of `vae`.
-    inference
+    inference, against
         As of `patches`.
     penalty
         :math:`\omega`, which keeps salient codes of the background at zero.
@@ -206,6 +209,7 @@ def contrastivevi(
         gates,
         dims=(dim, private),
         likelihood=likelihood,
+        against=against,
         penalty=penalty,
         warm_up=warm_up,
     )
@@ -334,6 +338,17 @@ class Inferred:
         return VariationalEncoder(encoder, around=around)
 
 
+def critics_of(
+    layout: Layout, columns: tuple[str, ...], dim: int, *, against: float, warm_up: float
+) -> tuple[dict[str, Critic], list[Term]]:
+    """What keeps levels of columns out of shared codes, by weight: critics, and the terms that train them."""
+    if not against:
+        return {}, []
+    ramp = Ramp(end=against, until=warm_up)
+    critics = {column: Critic(dim, len(layout.resolve(column).levels)) for column in columns}
+    return critics, [adversary("shared", column, weight=ramp) for column in columns]
+
+
 def _gated(
     layout: Layout,
     how: Inferred,
@@ -342,6 +357,7 @@ def _gated(
     *,
     dims: tuple[int, int],
     likelihood: str | None,
+    against: float,
     penalty: float,
     warm_up: float,
 ) -> Build:
@@ -352,9 +368,11 @@ def _gated(
         gate = Gate(layout, column, levels, dims=dims)
         latents[name] = Latent(how.private(private), StandardNormal(private), only=gate)
     # A free Gaussian of a cell that lacks the code is never looked at: nothing need keep it anywhere.
-    terms = [] if how.free else [closed(name, weight=penalty) for name in gates]
+    critics, terms = critics_of(layout, (column,), dim, against=against, warm_up=warm_up)
+    terms += [] if how.free else [closed(name, weight=penalty) for name in gates]
     widths = {"shared": dim, **dict.fromkeys(gates, private)}
-    model = LatentModel(latents, decoded(layout.without(column), widths, how.hidden, likelihood))
+    decoder = decoded(layout.without(column), widths, how.hidden, likelihood)
+    model = LatentModel(latents, decoder, critics=critics)
     return assembled(layout, model, warm_up=warm_up, terms=terms, attributes=(column,))
 
 
