@@ -78,8 +78,9 @@ def attribute_scores(
 
     References
     ----------
-    Weinberger, Lopez, Huetter and Regev (2022), multiGroupVI, doi:10.1101/2022.12.13.520349, whose scores are
-    weights of a linear decoder; these are of any decoder.
+    Weinberger, Lopez, Huetter and Regev (2022), multiGroupVI, doi:10.1101/2022.12.13.520349. Deviation:
+    theirs ranks genes by the likelihood of their counts with and without the private code, which grows with
+    expression; this by the change of what is expected, and needs no counts.
 
     Examples
     --------
