@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -26,21 +28,23 @@ from chreode.recipe import Build, Recipe
 from parts import table, tiny
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.process import BaseProcess
+
     from chreode.layout import Layout
 
 HERE = Path(__file__).parent
-SCRIPT = textwrap.dedent("""
-    import sys
+LIFE = textwrap.dedent("""
     import torch
-    sys.path.insert(0, sys.argv[1])
     from parts import tiny
     import chreode as ch
-    if __name__ == "__main__":
-        torch.set_num_threads(1)
-        recipe = ch.recipes.scdgd(dim=4, hidden=(8,), components=3)
-        model = ch.fit(tiny(), recipe, epochs=300, seed=3, checkpoint=sys.argv[2], progress=False)
-        model.save(sys.argv[3])
+    torch.set_num_threads(1)
+    recipe = ch.recipes.scdgd(dim=4, hidden=(8,), components=3)
+    model = ch.fit(tiny(), recipe, epochs=300, seed=3, checkpoint="{name}-checkpoint", progress=False)
+    model.save("{name}-model")
 """)
+# What a fit imports, most of a life's time: imported once, in the process that all lives are forked from.
+IMPORTED = ["chreode.fit", "chreode.recipes", "anndata", "lightning_fabric", "numba", "sklearn.decomposition"]
 
 
 def small(**arguments: object) -> object:
@@ -166,41 +170,48 @@ def test_a_finished_checkpoint_returns_its_model(tmp_path: Path) -> None:
     np.testing.assert_array_equal(first.embedded.embedding, again.embedded.embedding)
 
 
-def run(tmp_path: Path, name: str) -> subprocess.Popen:
-    script = tmp_path / "fit.py"
-    script.write_text(SCRIPT)
-    folders = [str(tmp_path / f"{name}-checkpoint"), str(tmp_path / f"{name}-model")]
-    return subprocess.Popen(
-        [sys.executable, str(script), str(HERE), *folders], env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+@pytest.fixture
+def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], BaseProcess]:
+    """Begin a life: a process of its own that fits, or goes on from its checkpoint."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
+
+    def run(name: str) -> BaseProcess:
+        Path(f"{name}.py").write_text(LIFE.format(name=name))
+        process = context.Process(target=runpy.run_path, args=(f"{name}.py",))
+        process.start()
+        return process
+
+    return run
 
 
-def test_killed_at_ten_moments_and_resumed_the_bits_are_the_same(tmp_path: Path) -> None:
-    assert run(tmp_path, "whole").wait() == 0
+def test_killed_at_ten_moments_and_resumed_the_bits_are_the_same(begin: Callable[[str], BaseProcess]) -> None:
+    whole = begin("whole")
+    whole.join()
+    assert whole.exitcode == 0
     rng = np.random.default_rng()  # really random: any moment must do
-    checkpoint = tmp_path / "killed-checkpoint" / "checkpoint.safetensors"
+    checkpoint = Path("killed-checkpoint/checkpoint.safetensors")
     kills = 0
     for _ in range(40):
         before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-        process = run(tmp_path, "killed")
+        process = begin("killed")
         # Wait until this process itself has written, so that every life gets somewhere.
-        while (
-            process.poll() is None and (checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0) == before
-        ):
+        while process.is_alive() and (checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0) == before:
             time.sleep(0.002)
         time.sleep(rng.uniform(0, 0.05))
-        if process.poll() is None and kills < 10:
-            process.send_signal(signal.SIGKILL)
+        if process.is_alive() and kills < 10:
+            process.kill()
             kills += 1
-        if process.wait() == 0:
+        process.join()
+        if process.exitcode == 0:
             break
-    assert (tmp_path / "killed-model" / "model.json").exists()
+        assert process.exitcode == -signal.SIGKILL
     assert kills == 10
     for file in ("model.safetensors", "cells.safetensors"):
-        assert (tmp_path / "killed-model" / file).read_bytes() == (
-            tmp_path / "whole-model" / file
-        ).read_bytes()
-    assert read_checkpoint(tmp_path / "killed-checkpoint")[1]["finished"]
+        assert Path("killed-model", file).read_bytes() == Path("whole-model", file).read_bytes()
+    assert read_checkpoint("killed-checkpoint")[1]["finished"]
 
 
 def test_a_loss_that_is_not_finite_names_term_step_cells_and_features(
