@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from chreode.axes import Float, Tensor
     from chreode.cells import Cells
@@ -24,8 +24,10 @@ class Summed(nn.Module):
 
     Parameters
     ----------
+    inputs
+        Names of the latents, in the order in which they are added.
     dim
-        Dimensions of each code.
+        Dimensions of each.
     make
         ``make({"sum": dim})`` makes the decoder of the sum.
 
@@ -36,8 +38,11 @@ class Summed(nn.Module):
 
     of_sum: Any
 
-    def __init__(self, dim: int, make: Callable[[Mapping[str, int]], nn.Module]) -> None:
+    def __init__(
+        self, inputs: Sequence[str], dim: int, *, make: Callable[[Mapping[str, int]], nn.Module]
+    ) -> None:
         super().__init__()
+        self.inputs = list(inputs)
         self.of_sum = make({"sum": dim})
 
     @property
@@ -47,4 +52,4 @@ class Summed(nn.Module):
 
     def forward(self, z: Mapping[str, Float[Tensor, "n d"]], cells: Cells) -> dict[str, Observed]:
         """Decode codes under the cells' conditions and sizes; their counts are never looked at."""
-        return self.of_sum({"sum": torch.stack(list(z.values())).sum(0)}, cells)
+        return self.of_sum({"sum": torch.stack([z[name] for name in self.inputs]).sum(0)}, cells)

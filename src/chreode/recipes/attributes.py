@@ -136,7 +136,7 @@ def cpa(
     critics = {column: Critic(dim, number) for column, number in levels.items() if number and against}
     terms = [adversary("shared", column, weight=Ramp(end=against, until=warm_up)) for column in critics]
     rest = layout.without(*chosen)
-    decoder = Summed(dim, lambda inputs: decoded(rest, dict(inputs), hidden, likelihood))
+    decoder = Summed(list(latents), dim, make=lambda inputs: decoded(rest, dict(inputs), hidden, likelihood))
     model = LatentModel(latents, decoder, critics=critics)
     return assembled(layout, model, warm_up=warm_up, terms=terms, attributes=chosen)
 
