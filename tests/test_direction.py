@@ -46,7 +46,15 @@ ORDER = [
     ["trial"],
     ["trials"],
     ["compare"],
-    ["commands", "comparing", "fitting", "linking", "matching_commands", "testing_commands"],
+    [
+        "commands",
+        "comparing",
+        "counterfactual_commands",
+        "fitting",
+        "linking",
+        "matching_commands",
+        "testing_commands",
+    ],
     ["cli", "cli_analysis", "cli_options"],  # which may also ask the front door
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}

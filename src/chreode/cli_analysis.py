@@ -27,7 +27,7 @@ from chreode.cli_options import (
     by_modality,
 )
 
-__all__ = ["compare", "de", "forecast", "link", "match", "pseudobulk"]
+__all__ = ["compare", "counterfactual", "de", "forecast", "link", "match", "pseudobulk"]
 
 QUESTIONS = "Questions"  # the panel of chreode --help
 
@@ -267,3 +267,38 @@ def forecast(
     reading = {"counts": by_modality(counts), "batch": batch, "time": time, "coordinates": coordinates}
     how = {"source": source, "expected": expected, "overwrite": overwrite, "reading": reading}
     return partial(commands.forecast, run, out, to=to, knock_out=knock_out or (), **how)
+
+
+@app.command(cls=Once, rich_help_panel=QUESTIONS)
+def counterfactual(
+    run: Run,
+    to: Annotated[str, typer.Option("--set", metavar="COLUMN=LEVEL", help="The level to be under.")],
+    where: Annotated[
+        str | None, typer.Option(metavar="COLUMN=LEVEL", help="Only these cells; all by default.")
+    ] = None,
+    groups: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Whose levels are told apart: cell types, say.")
+    ] = None,
+    before: Annotated[
+        str | None, typer.Option("--from", metavar="LEVEL", help="That cells have now; the only other one.")
+    ] = None,
+    private: Annotated[str, typer.Option(help="transport or sample: codes that levels bring.")] = "transport",
+    modality: Modality = None,
+    draws: Annotated[int, typer.Option(help="Of the codes, for intervals.")] = 20,
+    seed: Seed = 0,
+    data: Data = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="NEW.csv", help="The table to write, its figure beside; in DIR/counterfactual by default."
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> Work:
+    """Tell what cells would be under another level of a condition: which features answer."""
+    from chreode import counterfactual_commands
+
+    asked = {"where": where, "groups": groups, "private": private, "modality": modality}
+    asked |= {"draws": draws, "seed": seed}
+    how = {"to": to, "before": before, "data": data, "overwrite": overwrite, "asked": asked}
+    return partial(counterfactual_commands.change_level, run, out, **how)

@@ -97,6 +97,7 @@ def response(
     private: Private = "transport",
     draws: int = 20,
     level: float = 0.9,
+    source: Any = None,
     seed: int = 0,
     progress: bool = False,
     **condition: tuple[str, str],
@@ -109,9 +110,9 @@ def response(
         + \overline{\operatorname{Var}_{\text{codes}} \hat\beta_{kg}}
 
     over the cells of the group that have the first level, which are decoded under both. Codes are drawn from
-    their posteriors (`chreode.posterior.posterior`; not where a loaded model has no counts). Those tell how
-    well codes are known, of a decoder that is taken as it is: give several fits, of cells drawn again, for
-    what another data set would have said.
+    their posteriors (`chreode.posterior.posterior`; of a loaded model, where ``source`` has the counts).
+    Those tell how well codes are known, of a decoder that is taken as it is: give several fits, of cells
+    drawn again, for what another data set would have said.
 
     Parameters
     ----------
@@ -131,6 +132,8 @@ def response(
         Of the codes of each fit; 0 takes them as they are.
     level
         Of the intervals, between 0 and 1.
+    source
+        The same cells with counts, for loaded models; or a table with columns that were not read.
     seed
         Of the draws.
     progress
@@ -166,10 +169,8 @@ def response(
         raise InputError(msg + f"{level} and {draws}. The usual ones are 0.9 and 20.")
     fits = list(model) if isinstance(model, (list, tuple)) else [model]
     how = {"groups": groups, "where": where, "modality": modality, "private": _checked(private)}
-    found = [
-        _changes(one, column, levels, draws=draws, seed=seed + number, progress=progress, **how)
-        for number, one in enumerate(fits)
-    ]
+    how |= {"draws": draws, "source": source, "progress": progress}
+    found = [_changes(one, column, levels, seed=seed + number, **how) for number, one in enumerate(fits)]
     names, features = found[0].groups, found[0].features
     if not fits or any(one.groups != names or one.features != features for one in found):
         msg = "Expected fits of the same features and groups; found others. Read their cells alike."
@@ -275,13 +276,14 @@ def _changes(
     modality: str | None,
     private: str,
     draws: int,
+    source: Any,
     seed: int,
     progress: bool,
 ) -> _Found:
     """Responses by one fit."""
     from tqdm.auto import trange
 
-    asked = asked_of(model, counted=False)
+    asked = asked_of(model, source=source, counted=source is not None)
     embedded = _of_model(asked)
     name = embedded.modality(modality)
     described = embedded.cells.layout.modalities[name]

@@ -35,6 +35,7 @@ Likelihood = Literal["nb", "poisson", "zinb", "bernoulli", "normal"] | None
 Inference = Literal["encoder", "free"]
 Weight = Annotated[float, Interval(ge=0)]
 _HIDDEN: tuple[int, ...] = (128,)  # of encoders, where the decoder is linear
+_CODE_LR = 1e-2  # of free Gaussians, as of vad
 _STEPS = 1500  # at least, however few cells there are
 
 
@@ -391,4 +392,5 @@ def assembled(
     events = [check_crossing(attributes), count_levels(), start_codes(), centre_decoder(), arrived]
     plan = Plan(weight_decay=1e-6, events=(*events, pair_codes("shared")))
     plan = plan.with_steps(_STEPS, n_cells=layout.n_cells)
+    plan = replace(plan, lr={**plan.lr, "codes": _CODE_LR})
     return Build(model, Objective(reconstruction(), *divergence, *terms), plan)
