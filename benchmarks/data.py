@@ -71,6 +71,9 @@ KNOWN: dict[str, Known] = {
     "sc_mixology_16k": Known("sc_mixology_5cl_celseq2", "cell_line_demuxlet", "batch", _GENOTYPE),
     "bmmc": Known("bmmc_pathreg_lineages", "cell_type", "batch", "lineage by the authors of PathReg"),
     "paul15": Known("paul15_tradeseq", "cell_type", None, "clustering, named by the authors; a continuum"),
+    "paul15_300": Known(
+        "paul15_tradeseq", "cell_type", None, "clustering, named by the authors; a continuum", 300
+    ),
     "cbmc": Known("cbmc_citeseq", "cell_type", None, "clustering, named by the authors; proteins seen"),
     "two_studies": Known(
         None,

@@ -27,7 +27,7 @@ def flatvi(
     dim: Dim = 10,
     hidden: tuple[Width, ...] = (128,),
     likelihood: Literal["nb", "poisson"] = "nb",
-    flatness: Annotated[float, Interval(ge=0)] = 1.0,
+    flatness: Annotated[float, Interval(ge=0)] = 100.0,
     cells: Annotated[int, Interval(ge=1, le=512)] = 32,
     dropout: Dropout = 0.1,
     warm_up: Share = 0.25,
@@ -61,4 +61,6 @@ def flatvi(
     decoder = layered(layout, {"cell": dim}, heads={modality: heads[likelihood]}, hidden=hidden)
     weight = Ramp(end=flatness, until=warm_up)
     terms = (flat("cell", cells=cells, weight=weight),) if flatness else ()
-    return built(layout, VariationalEncoder(encoder), StandardNormal(dim), decoder, warm_up=warm_up, terms=terms)
+    return built(
+        layout, VariationalEncoder(encoder), StandardNormal(dim), decoder, warm_up=warm_up, terms=terms
+    )
