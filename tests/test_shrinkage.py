@@ -98,7 +98,7 @@ def test_noise_is_shrunk_more_than_signal():
             rng, peaks = np.random.default_rng(0), mdata["atac"].X.toarray()
             mdata.mod["atac"].X = sp.csr_matrix(rng.permuted(peaks, axis=0))
         recipe = ch.recipes.multidgd(dim=4, components=3)
-        model = ch.fit(ch.read(mdata), recipe, seed=0, progress=False)
+        model = ch.fit(ch.read(mdata), recipe, epochs=60, seed=0, progress=False)
         precision[noise] = float(model.module.decoder.readout.outputs["atac"].precision)
     assert precision[True] > 2 * precision[False]
 
