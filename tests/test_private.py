@@ -16,6 +16,7 @@ from chreode.companion import Companion
 from chreode.errors import InputError
 from chreode.gated import Gate
 from chreode.infer.posterior import GaussianPosterior
+from chreode.interpret.attribute_scores import attribute_scores
 from chreode.model import Latent, LatentModel
 from chreode.penalties import Critic, adversarial
 from chreode.priors import ConditionalNormal, StandardNormal, SwitchedNormal
@@ -261,13 +262,10 @@ def programmes(n: int = 800, *, seed: int = 0) -> tuple[ad.AnnData, dict[str, li
 
 
 def test_private_programmes_are_found() -> None:
-    from chreode.interpret.attribute_scores import attribute_scores
-
     adata, genes = programmes()
     recipe = ch.recipes.multigroupvi(dim=5, private=2, hidden=(64,))
     model = ch.fit(ch.read(adata, covariates=["group"]), recipe, epochs=150, seed=0, progress=False)
-    off = {"group=a": 0.0, "group=b": 0.0}
-    scores = attribute_scores(model, attribute="group", off=off, progress=False)
+    scores = attribute_scores(model, attribute="group", progress=False)
     for level, truth in genes.items():
         first = scores[(scores["level"] == level) & (scores["rank"] <= 50)]["feature"]
         assert np.isin(first, truth).mean() >= 0.9, level

@@ -29,7 +29,7 @@ def attribute_scores(
     model: Any,
     *,
     attribute: str,
-    off: Off,
+    off: Off | None = None,
     modality: str | None = None,
     source: Any = None,
     progress: bool = True,
@@ -54,7 +54,8 @@ def attribute_scores(
         Column whose levels have private parts; cells of unknown level are left out.
     off
         What is private and how it is off: values by latent, ``{"private": 0.0}``, a number or one a
-        dimension; or a function from the codes by latent and the cells' rows to such codes.
+        dimension; or a function from the codes by latent and the cells' rows to such codes. None takes the
+        codes that belong to the attribute's levels, at zero (of `patches`, `multigroupvi`, `contrastivevi`).
     modality
         The first by default.
     source
@@ -103,6 +104,8 @@ def attribute_scores(
     if not len(names):
         msg = f"Expected cells of known {attribute!r}; found none. Name another column."
         raise InputError(msg)
+    if off is None:
+        off = _private(embedded, attribute)
     changed = embedded.replace(cells=embedded.cells, codes=_codes_off(embedded, off))
     n = np.bincount(number[number >= 0])[:, None]
     mean, square = _sums(embedded, changed, name, number, len(names), progress=progress) / n
@@ -116,6 +119,21 @@ def attribute_scores(
         columns |= {"standard_error": error[k, order], "magnitude": np.sqrt(square[k, order])}
         tables.append(pd.DataFrame(columns).assign(rank=np.arange(1, len(order) + 1), cells=int(n[k, 0])))
     return pd.concat(tables, ignore_index=True)
+
+
+def _private(embedded: Embedded, attribute: str) -> dict[str, float]:
+    """The latents that belong to levels of an attribute, off."""
+    column = embedded.cells.layout.resolve(attribute).column
+    latents = embedded.module.latents.items()
+    found = {
+        name: 0.0
+        for name, latent in latents
+        if column in (getattr(latent.only, "column", None), getattr(latent.prior, "attribute", None))
+    }
+    if not found:
+        msg = f"Expected a model with codes of levels of {column!r}; found {embedded.recipe}, with none. Say"
+        raise InputError(msg + " what is private: off={latent: 0.0}.")
+    return found
 
 
 def _codes_off(embedded: Embedded, off: Off) -> dict[str, Tensor]:
