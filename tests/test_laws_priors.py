@@ -570,5 +570,5 @@ def test_labelled_refuses_levels_it_was_not_built_for() -> None:
 
 
 def test_every_prior_is_found_by_name() -> None:
-    known = {"ball", "conditional", "hierarchy", "labelled", "mixture", "normal", "softball", "switched", "vamp"}
-    assert known == set(PRIORS)
+    known = {"ball", "conditional", "hierarchy", "labelled", "mixture", "normal", "softball", "switched"}
+    assert known | {"vamp"} == set(PRIORS)

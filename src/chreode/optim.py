@@ -25,7 +25,7 @@ def codebooks(model: LatentModel) -> dict[str, Codebook | VariationalCodebook]:
 
 
 def optimiser(model: LatentModel, plan: Plan) -> torch.optim.Optimizer | None:
-    """Adam over decoder, encoders, priors, dynamics and critics, each at its own rate; None with nothing to learn.
+    """Adam over decoder, encoders, priors, dynamics and critics, each at its own rate; None for nothing.
 
     It climbs: gradients are those of minus the loss. Matrices of weights decay, apart from the gradient
     (AdamW); those of a `Product` that has a prior follow its gradient instead, see `weigh_priors`.
