@@ -12,6 +12,8 @@ from chreode.forecast import KnockOut, clamped, motion_of, trajectories
 if TYPE_CHECKING:
     import pandas as pd
 
+    from chreode.embedded import Embedded
+
 __all__ = ["fates"]
 
 
@@ -64,6 +66,18 @@ def fates(
 
     times, clamp = motion_of(model.embedded).times, clamped(model.embedded, knock_out)
     to = times[-1] if to is None else to
+    _refuse(model.embedded, times, to, neighbours)
+    there, known = _labelled(model.embedded, "label" if labels is None else labels, to)
+    embedded = model.embedded if source is None else model.project(source, progress=progress)
+    arrived = trajectories(embedded, [to], clamp=clamp, progress=progress)[0]
+    nearest = NearestNeighbors(n_neighbors=min(neighbours, len(known)))
+    _, near = nearest.fit(model.embedded.embedding[there]).kneighbors(arrived)
+    levels = np.unique(known)
+    shares = np.stack([(known[near] == level).mean(1) for level in levels], 1)
+    return pd.DataFrame(shares, index=pd.Index(embedded.names), columns=pd.Index(levels))
+
+
+def _refuse(embedded: Embedded, times: tuple[float, ...], to: float, neighbours: int) -> None:
     if to not in times:
         known = ", ".join(f"{t:g}" for t in times)
         msg = f"Expected a measured time ({known}), whose cells tell the labels; found {to:g}."
@@ -71,21 +85,17 @@ def fates(
     if neighbours < 1:
         msg = f"Expected at least one neighbour; found neighbours={neighbours}. Ask for 10 or more."
         raise InputError(msg)
-    if not len(model.embedded):
+    if not len(embedded):
         msg = "Expected a model that was saved with its cells; found none. Save it with cells=True."
         raise InputError(msg)
-    known_labels = model.embedded.level_names("label" if labels is None else labels)
-    there = (model.embedded.cells.time.numpy() == np.float32(to)) & np.asarray(
-        [level is not None for level in known_labels]
-    )
+
+
+def _labelled(embedded: Embedded, labels: str, to: float) -> tuple[np.ndarray, np.ndarray]:
+    """Which fitted cells are of a time and have a label, and the labels of these."""
+    levels = embedded.level_names(labels)
+    there = embedded.cells.time.numpy() == np.float32(to)
+    there &= np.asarray([level is not None for level in levels])
     if not there.any():
         msg = f"Expected cells of time {to:g} with a label; found none. Choose another time, or other labels."
         raise InputError(msg)
-    embedded = model.embedded if source is None else model.project(source, progress=progress)
-    arrived = trajectories(embedded, [to], clamp=clamp, progress=progress)[0]
-    nearest = NearestNeighbors(n_neighbors=min(neighbours, int(there.sum())))
-    _, near = nearest.fit(model.embedded.embedding[there]).kneighbors(arrived)
-    levels = np.unique(known_labels[there].astype(str))
-    found = known_labels[there].astype(str)[near]
-    shares = np.stack([(found == level).mean(1) for level in levels], 1)
-    return pd.DataFrame(shares, index=pd.Index(embedded.names), columns=pd.Index(levels))
+    return there, levels[there].astype(str)

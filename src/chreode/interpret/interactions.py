@@ -167,6 +167,8 @@ def interactions(
     ----------
     Cell-MNN (2025), doi:10.48550/arXiv.2510.02903, which reads ``A`` and leaves out the scaling.
     """
+    import pandas as pd
+
     every = list(model) if isinstance(model, (list, tuple)) else [model]
     models: list[Embedded] = [getattr(one, "embedded", one) for one in every]
     _refuse_others(models)
@@ -186,18 +188,12 @@ def interactions(
     rng, tables = np.random.default_rng(seed), []
     for group, members in told_apart.items():
         each = [jacobians(one, members) for one in models]
-        if len(models) > 1:
-            means = np.stack([j.mean(0) for j in each])
-        else:
-            drawn = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=draws)
-            means = np.einsum("bn,nij->bij", drawn / len(members), each[0])
         effect = out @ np.mean([j.mean(0) for j in each], 0) @ back
+        means = _resampled(each[0], draws, rng) if len(each) == 1 else np.stack([j.mean(0) for j in each])
         table = _table(group, effect, means, out, back)
         table["regulator"] = np.asarray(basis.names)[columns[table["regulator"]]]
         table["target"] = np.asarray(basis.names)[rows[table["target"]]]
         tables.append(table)
-    import pandas as pd
-
     return pd.concat(tables, ignore_index=True)
 
 
@@ -230,6 +226,13 @@ def connected(model: Any, *, most: int = 25) -> list[str]:
     part = of_targets + of_regulators
     order = np.argsort(-part, kind="stable")[:most]
     return [basis.names[i] for i in order if part[i] > 1e-9 * own[i] ** 2]
+
+
+def _resampled(each: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """Means over bootstrap samples of cells."""
+    n = len(each)
+    drawn = rng.multinomial(n, np.full(n, 1 / n), size=draws)
+    return np.einsum("bn,nij->bij", drawn / n, each)
 
 
 def _table(
