@@ -16,7 +16,7 @@ from chreode.errors import InputError
 from chreode.fitting import scores_of
 from chreode.io.mosaic import mudata_of
 from chreode.io.simulate_multiome import Multiome, simulate_multiome
-from chreode.report.sections import scores_section
+from chreode.report.score_tables import scores_section
 
 if TYPE_CHECKING:
     import mudata

@@ -22,6 +22,7 @@ from chreode.report.flow_section import flow_section
 from chreode.report.pack import axis, pack_text, plain
 from chreode.report.palette import CATEGORICAL, OTHER, SEQUENTIAL_DARK, SEQUENTIAL_LIGHT, UNKNOWN
 from chreode.report.regulation_section import regulation_section
+from chreode.report.score_tables import scores_section
 from chreode.report.variables import choose_features, columns_of, feature_values
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def collect(
         "markers": sections.markers_section(found, kind=cells.layout.modalities[modality].kind)
         | {"modality": modality},
         "other_markers": modalities.other_markers_section(cells, found, marked),
-        "scores": sections.scores_section(scores),
+        "scores": scores_section(scores),
         "cite": model.cite(),
         "command": command if isinstance(command, str) else shlex.join(command),
         "versions": {"python": platform.python_version()} | {p: package_version(p) for p in PACKAGES},
