@@ -73,10 +73,10 @@ def change_level(
     check_fresh(picture, suffix=".png", overwrite=overwrite)
     with fresh_file(out, suffix=".csv", overwrite=overwrite) as beside:
         model = load(where)
-        levels = (before or _other(model, column, after), after)
+        condition: dict[str, Any] = {column: (before or _other(model, column, after), after)}
         source = data or kept_counts(folder.expanduser(), facts)
         show = sys.stderr.isatty()
-        table = response(model, source=source, progress=show, **asked, **{column: levels})
+        table = response(model, source=source, progress=show, **asked, **condition)
         table.to_csv(beside, index=False, lineterminator="\n")
         with atomic_path(picture) as drawn:
             response_figure(table).savefig(drawn, dpi=200)
@@ -104,7 +104,7 @@ def _tell(table: pd.DataFrame) -> None:
     (column, (before, after)) = next(iter(table.attrs["condition"].items()))
     passed = int((table["q_value"] <= _FDR).sum())
     print(
-        f"{column}: {before} to {after}, in {many(table['group'].nunique(), 'group')} "
+        f"{column}: {before} to {after}, in {many(len(set(table['group'])), 'group')} "
         f"({many(int(table.drop_duplicates('group')['cells'].sum()), 'cell')}): {passed:,} of "
         f"{many(len(table), 'response')} pass a false discovery rate of {_FDR:g}."
     )

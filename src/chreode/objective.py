@@ -10,7 +10,15 @@ from torch import nn
 
 from chreode.axes import Tensor
 from chreode.infer.fused import kept
-from chreode.penalties import adversarial, dhsic, flatness, mmd_by_level, pullback, total_correlation
+from chreode.penalties import (
+    adversarial,
+    dhsic,
+    flatness,
+    mmd_by_level,
+    pullback,
+    total_correlation,
+    wasserstein_to_zero,
+)
 from chreode.rounding import rounding
 
 if TYPE_CHECKING:
@@ -246,7 +254,7 @@ def closed(latent: str, *, weight: float | Ramp = 1.0) -> Term:
 
     def of(model: LatentModel, trace: Trace) -> Tensor:
         posterior = trace.codes[latent].posterior
-        away = (posterior.mean.square() + posterior.variance).sum(1)
+        away = wasserstein_to_zero(posterior.mean, posterior.variance)
         return away * (1 - model.latents[latent].only(trace.cells))
 
     return Term(f"closed {latent}", of, weight)

@@ -13,8 +13,7 @@ from chreode.errors import InputError
 from chreode.events import centre_decoder, start_codes
 from chreode.infer import Codebook, Encoder, LevelCodes, NoisyEncoder
 from chreode.model import Latent, LatentModel
-from chreode.objective import Objective, Ramp, adversary, discrepancy, prior, reconstruction
-from chreode.penalties import Critic
+from chreode.objective import Objective, Ramp, discrepancy, prior, reconstruction
 from chreode.plan import Plan
 from chreode.priors import Flat, StandardNormal
 from chreode.recipe import Build, recipe
@@ -25,6 +24,7 @@ from chreode.recipes.groups import (
     Weight,
     assembled,
     attributes_of,
+    critics_of,
     decoded,
     one_of,
 )
@@ -132,9 +132,8 @@ def cpa(
     how = Inferred(layout, hidden=hidden, dropout=dropout, kind=inference, clear_of=chosen)
     latents = {"shared": Latent(how.shared(dim), StandardNormal(dim))}
     latents |= {column: Latent(LevelCodes(layout, column, dim), Flat(dim)) for column in chosen}
-    levels = {column: len(layout.resolve(column).levels) for column in chosen}
-    critics = {column: Critic(dim, number) for column, number in levels.items() if number and against}
-    terms = [adversary("shared", column, weight=Ramp(end=against, until=warm_up)) for column in critics]
+    levelled = tuple(column for column in chosen if layout.resolve(column).categorical)
+    critics, terms = critics_of(layout, levelled, dim, against=against, warm_up=warm_up)
     rest = layout.without(*chosen)
     decoder = Summed(list(latents), dim, make=lambda inputs: decoded(rest, dict(inputs), hidden, likelihood))
     model = LatentModel(latents, decoder, critics=critics)
