@@ -95,6 +95,12 @@ def test_fits_of_resampled_cells_widen_the_interval(data, model):
     several = ch.response(fits, **ASKED, draws=4)
     assert several.attrs["fits"] == 3
     assert several.attrs["source"] == "codes drawn from their posteriors, of 3 fits"
+    # Of one fit there is nothing to test against; what three fits say of a variance is shared by features.
+    assert one["p_value"].isna().all()
+    changed = several["feature"].isin(data[0].var_names[:CHANGED])
+    passed = several["q_value"] <= 0.05
+    assert passed[changed].mean() > 0.6
+    assert passed[~changed].mean() < 0.02
     assert (several["upper"] - several["lower"]).median() > 2 * (one["upper"] - one["lower"]).median()
 
 
@@ -128,12 +134,32 @@ def test_a_response_draws_itself(model, tmp_path):
     assert (tmp_path / "a.png").stat().st_size > 5000
 
 
+def test_another_table_is_not_drawn(model):
+    with pytest.raises(InputError, match=r"table of chreode\.response; found columns 'feature'"):
+        response_figure(pd.DataFrame({"feature": ["a"]}))
+
+
+def test_levels_to_put_in_place_are_named_by_column(model):
+    with pytest.raises(InputError, match=r"a level by column; found 'stim'\. Write to=\{"):
+        ch.counterfactual(model, to="stim")
+
+
+def test_cells_under_another_level_are_written_beside_those_measured(data, model):
+    adata = data[0].copy()
+    model.embedded.write(adata)
+    ch.counterfactual(model, to={"condition": "stim"}).write(adata, key="stimulated")
+    assert {"X_patches_condition", "X_stimulated_condition", "X_stimulated"} <= set(adata.obsm)
+    np.testing.assert_array_equal(adata.obsm["X_patches"], adata.obsm["X_stimulated"])
+    assert (adata.obsm["X_patches_condition"] != adata.obsm["X_stimulated_condition"]).any()
+
+
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
         ({}, "one column with two levels; found none"),
         ({"condition": "stim"}, "one column with two levels"),
-        ({"condition": ("ctrl", "stym")}, "found 'stym'. Name one of these"),
+        ({"condition": ("ctrl", "stym")}, "found 'stym'. Did you mean 'stim'"),
+        ({"condition": ("stim", "stim")}, "two levels of 'condition'; found 'stim' twice"),
         ({"kind": ("x", "y")}, "conditions nothing"),
         ({"condition": ("ctrl", "stim"), "groups": "knd"}, "'knd'"),
         ({"condition": ("ctrl", "stim"), "where": "kind=w"}, "'w'"),

@@ -55,7 +55,7 @@ ORDER = [
         "matching_commands",
         "testing_commands",
     ],
-    ["cli", "cli_analysis", "cli_options"],  # which may also ask the front door
+    ["__main__", "cli", "cli_analysis", "cli_options"],  # which may also ask the front door
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 

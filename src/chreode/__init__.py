@@ -111,7 +111,7 @@ _WHERE = {
     "recipe": "chreode.recipe:recipe",
     "recipes": "chreode.recipes",
     "report": "chreode.report",
-    "response": "chreode.perturb.counterfactual:response",
+    "response": "chreode.perturb.answers:response",
     "simulate": "chreode.io.simulate:simulate",
     "variance_explained": "chreode.interpret.loadings:variance_explained",
 }

@@ -271,7 +271,10 @@ def forecast(
 
 @app.command(cls=Once, rich_help_panel=QUESTIONS)
 def counterfactual(
-    run: Run,
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="DIR...", help="Folders of finished fits: three tell how sure a fit is."),
+    ],
     to: Annotated[str, typer.Option("--set", metavar="COLUMN=LEVEL", help="The level to be under.")],
     where: Annotated[
         str | None, typer.Option(metavar="COLUMN=LEVEL", help="Only these cells; all by default.")
@@ -283,7 +286,7 @@ def counterfactual(
         str | None, typer.Option("--from", metavar="LEVEL", help="That cells have now; the only other one.")
     ] = None,
     private: Annotated[str, typer.Option(help="transport or sample: codes that levels bring.")] = "transport",
-    modality: Modality = None,
+    modality: Annotated[str | None, typer.Option(metavar="NAME", help="The first by default.")] = None,
     draws: Annotated[int, typer.Option(help="Of the codes, for intervals.")] = 20,
     seed: Seed = 0,
     data: Data = None,
@@ -301,4 +304,4 @@ def counterfactual(
     asked = {"where": where, "groups": groups, "private": private, "modality": modality}
     asked |= {"draws": draws, "seed": seed}
     how = {"to": to, "before": before, "data": data, "overwrite": overwrite, "asked": asked}
-    return partial(counterfactual_commands.change_level, run, out, **how)
+    return partial(counterfactual_commands.change_level, runs, out, **how)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,18 +14,17 @@ from rich.text import Text
 import chreode.recipes  # noqa: F401  (registers chreode's own)
 from chreode.errors import InputError
 from chreode.evaluate.labels import write_labels
-from chreode.folder import fitted_cells, fresh_file, model_folder, new_folder
+from chreode.folder import file_name, fitted_cells, fresh_file, model_folder, new_folder
 from chreode.forecast import asked, before, clamped, decoded, expected_features, trajectories
 from chreode.interpret.markers import markers
 from chreode.io.annotate import annotated_copy, annotated_suffix
 from chreode.io.read import read
-from chreode.io.schema import listing
 from chreode.io.write import write_csv
 from chreode.levels import add_levels as with_levels
 from chreode.load import load
 from chreode.recipe import BY_DATA, named, registry
 from chreode.references import references
-from chreode.words import many, typed
+from chreode.words import listing, many, typed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -186,7 +184,7 @@ def forecast(
     """
     model = load(model_folder(folder)[0])
     progress = sys.stderr.isatty()
-    name = "_without_".join([f"{to:g}", *(re.sub(r"[^\w.-]", "_", feature) for feature in knock_out)])
+    name = file_name("_without_".join([f"{to:g}", *knock_out]), *(["from", source.stem] if source else []))
     out = out or folder.expanduser() / "forecasts" / f"{name}.h5ad"
     clamp = clamped(model.embedded, knock_out)
     with fresh_file(out, suffix=".h5ad", overwrite=overwrite) as beside:

@@ -12,7 +12,7 @@ import numpy as np
 from chreode.errors import InputError
 from chreode.evaluate import ari
 from chreode.evaluate.paired import interval
-from chreode.io.schema import nearest
+from chreode.words import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

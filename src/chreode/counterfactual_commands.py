@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +12,13 @@ from rich.text import Text
 
 import chreode.recipes  # noqa: F401  (registers chreode's own)
 from chreode.errors import InputError
-from chreode.folder import check_fresh, fresh_file, kept_counts, model_folder
-from chreode.io.schema import listing
-from chreode.io.write import atomic_path
+from chreode.folder import file_name, fresh_table, kept_counts, model_folder
 from chreode.load import load
-from chreode.perturb.counterfactual import response, response_figure
-from chreode.words import many
+from chreode.perturb.answers import response, response_figure, surest
+from chreode.words import listing, many
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -35,7 +32,7 @@ _FDR = 0.05
 
 
 def change_level(
-    folder: Path,
+    folders: Sequence[Path],
     out: Path | None,
     *,
     to: str,
@@ -48,10 +45,11 @@ def change_level(
 
     Parameters
     ----------
-    folder
-        Of a finished run.
+    folders
+        Of finished runs: fits of the same cells, at least three of which tell how sure a fit is.
     out
-        The CSV file to write, its figure beside; None is ``counterfactual/TO_WHERE.csv`` in the folder.
+        The CSV file to write, its figure beside; None is ``counterfactual/TO.csv`` in the first folder, with
+        what else was asked.
     to
         ``COLUMN=LEVEL``.
     before
@@ -67,26 +65,25 @@ def change_level(
     if not column or not after:
         msg = f"Expected --set as COLUMN=LEVEL; found {to!r}. Write --set condition=stim, say."
         raise InputError(msg)
-    where, facts = model_folder(folder)
-    out = out or folder.expanduser() / "counterfactual" / f"{_file_name(to, asked['where'])}.csv"
-    picture = out.with_suffix(".png")
-    check_fresh(picture, suffix=".png", overwrite=overwrite)
-    with fresh_file(out, suffix=".csv", overwrite=overwrite) as beside:
-        model = load(where)
-        condition: dict[str, Any] = {column: (before or _other(model, column, after), after)}
-        source = data or kept_counts(folder.expanduser(), facts)
-        show = sys.stderr.isatty()
-        table = response(model, source=source, progress=show, **asked, **condition)
+    where, facts = zip(*(model_folder(folder) for folder in folders), strict=True)
+    out = out or folders[0].expanduser() / "counterfactual" / f"{_name(to, before, len(folders), asked)}.csv"
+    with fresh_table(out, overwrite=overwrite) as (beside, picture):
+        models = [load(path) for path in where]
+        condition: dict[str, Any] = {column: (before or _other(models[0], column, after), after)}
+        source = data or kept_counts(folders[0].expanduser(), facts[0])
+        table = response(models, source=source, progress=sys.stderr.isatty(), **asked, **condition)
         table.to_csv(beside, index=False, lineterminator="\n")
-        with atomic_path(picture) as drawn:
-            response_figure(table).savefig(drawn, dpi=200)
+        response_figure(table).savefig(picture, dpi=200)
     _tell(table)
-    print(f"Written to {out}, with a figure in {picture.name}.")
+    print(f"Written to {out}, with a figure in {out.with_suffix('.png').name}.")
 
 
-def _file_name(to: str, where: str | None) -> str:
-    """A name that every file system takes."""
-    return re.sub(r"[^\w.+=-]", "_", "_".join([to, *(["in", where] if where else [])]))[:150]
+def _name(to: str, before: str | None, fits: int, asked: Mapping[str, Any]) -> str:
+    """What tells this question from others that may be put to the same runs."""
+    words = {"from": before, "in": asked["where"], "by": asked["groups"], "of": asked["modality"]}
+    words |= {"with": asked["private"] if asked["private"] != "transport" else None}
+    told = [part for word, value in words.items() if value for part in (word, value)]
+    return file_name(to, *told, *([f"{fits}_fits"] if fits > 1 else []))
 
 
 def _other(model: FittedModel, column: str, after: str) -> str:
@@ -102,33 +99,37 @@ def _other(model: FittedModel, column: str, after: str) -> str:
 
 def _tell(table: pd.DataFrame) -> None:
     (column, (before, after)) = next(iter(table.attrs["condition"].items()))
-    passed = int((table["q_value"] <= _FDR).sum())
+    groups = table.drop_duplicates("group")
+    several = table.attrs["fits"] > 1
+    passed = f"{int((table['q_value'] <= _FDR).sum()):,} of {many(len(table), 'response')} pass a false "
     print(
-        f"{column}: {before} to {after}, in {many(len(set(table['group'])), 'group')} "
-        f"({many(int(table.drop_duplicates('group')['cells'].sum()), 'cell')}): {passed:,} of "
-        f"{many(len(table), 'response')} pass a false discovery rate of {_FDR:g}."
+        f"{column}: {before} to {after}, in {many(len(groups), 'group')} "
+        f"({many(int(groups['cells'].sum()), 'cell')})"
+        + (f": {passed}discovery rate of {_FDR:g}." if several else ".")
     )
+    Console().print(_strongest(table))
+    print(f"Intervals: {table.attrs['source']}.")
+    if not several:
+        print(
+            "Of one fit they are too narrow, and there are no p-values: name several fits, of other seeds, "
+            "or give chreode.response those of cells drawn again."
+        )
+    if unseen := list(groups["group"][groups["seen"] == 0]):
+        print(f"Never seen under {after}, predicted from others: {listing(unseen)}.")
+
+
+def _strongest(table: pd.DataFrame) -> Table:
     effect = next(name for name in ("log2_fold_change", "change") if name in table)
-    top = table.sort_values("p_value", kind="stable").head(_SHOWN)
+    top = surest(table).head(_SHOWN)
     shown = Table(title=f"The {many(len(top), 'surest response')}: {effect.replace('_', ' ')}, expectations")
     for name in ("group", "feature"):
         shown.add_column(name, overflow="fold", min_width=8)
-    for name in ("change", "from", "to", "q", "before", "after"):
+    known = ["q_value"] if table.attrs["fits"] > 1 else []
+    for name in ("change", "lower", "upper", *(["q"] if known else []), "before", "after"):
         shown.add_column(name, justify="right", no_wrap=True)
-    columns = [effect, "lower", "upper", "q_value", "before", "after"]
-    values = np.asarray(top[columns], dtype=float)
-    for group, feature, (change, lower, upper, q, *means) in zip(
-        top["group"], top["feature"], values, strict=True
-    ):
-        numbers = [
-            f"{change:+.2f}",
-            f"{lower:+.2f}",
-            f"{upper:+.2f}",
-            f"{q:.2g}",
-            *(f"{m:.3g}" for m in means),
-        ]
+    values = np.asarray(top[[effect, "lower", "upper", *known, "before", "after"]], dtype=float)
+    for group, feature, row in zip(top["group"], top["feature"], values, strict=True):
+        ends, means = row[:3], row[3:]
+        numbers = [*(f"{end:+.2f}" for end in ends), *(f"{mean:.3g}" for mean in means)]
         shown.add_row(Text(str(group)), Text(str(feature)), *numbers)
-    Console().print(shown)
-    print(
-        f"Intervals: {table.attrs['source']}. Of one fit they are too narrow: chreode.response takes several."
-    )
+    return shown

@@ -12,8 +12,7 @@ from chreode.axes import Float, Tensor
 from chreode.cells import pair_numbers
 from chreode.dynamics.clamp import Clamp
 from chreode.errors import InputError
-from chreode.io.schema import listing
-from chreode.words import many
+from chreode.words import listing, many
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from chreode.errors import InputError
-from chreode.io.schema import listing
 from chreode.plan import Event, Moment
+from chreode.words import listing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

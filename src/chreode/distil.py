@@ -7,7 +7,7 @@ from typing import Any
 from chreode import posthoc
 from chreode.errors import InputError
 from chreode.fitted import FittedModel
-from chreode.io.schema import listing
+from chreode.words import listing
 
 __all__ = ["distil"]
 

@@ -13,9 +13,8 @@ from chreode.errors import InputError
 from chreode.expected import blank, expected, totals
 from chreode.generate import again
 from chreode.intervene import average, do
-from chreode.io.schema import listing, nearest
 from chreode.posterior import posterior
-from chreode.words import many
+from chreode.words import listing, many, nearest
 from chreode.written import write
 
 if TYPE_CHECKING:
@@ -231,7 +230,7 @@ class Embedded:
         return Embedded(self.module, cells, codes, code=self.code, recipe=self.recipe, trained=self.trained)
 
     def pick(self, which: Any) -> Embedded:
-        """Some of these cells, which must have their counts.
+        """Some of these cells.
 
         Parameters
         ----------
@@ -241,7 +240,7 @@ class Embedded:
         Raises
         ------
         InputError
-            For a mask of another length, positions out of range, or cells without counts.
+            For a mask of another length, or positions out of range.
         """
         given = np.asarray(which)
         rows = np.flatnonzero(given) if given.dtype == bool else given.astype(np.int64).ravel()
@@ -250,12 +249,6 @@ class Embedded:
             msg = (
                 f"Expected a mask of {len(self)} cells, or positions among them; found an array of shape "
                 f"{given.shape}. Compare a column with a level: embedded.level_names('cell_type') == 'B'."
-            )
-            raise InputError(msg)
-        if set(self.cells.layout.modalities) - set(self.cells.measured):
-            msg = (
-                "Expected cells with their counts; found none, as after loading. Fit again, or project the "
-                "cells: model.project(source)."
             )
             raise InputError(msg)
         some, at = torch.from_numpy(rows), {n: z[rows] for n, z in self.codes.items()}
@@ -291,7 +284,13 @@ class Embedded:
         """
         return again(self, generator=torch.Generator().manual_seed(seed), uncertain=uncertain)
 
-    def write(self, adata: ad.AnnData | Mapping[str, ad.AnnData], *, expected: Sequence[str] = ()) -> None:
+    def write(
+        self,
+        adata: ad.AnnData | Mapping[str, ad.AnnData],
+        *,
+        expected: Sequence[str] = (),
+        key: str | None = None,
+    ) -> None:
         """Write into the user's AnnData, whose cells must be these, in any order; or into several, by name.
 
         ``obsm["X_<recipe>"]`` the embedding, ``obs["<recipe>_component"]`` the component by name,
@@ -306,13 +305,16 @@ class Embedded:
             Modalities of which all cells also get what is `expected`, those that lack them too, as a table
             with the names of the features: ``obsm["<recipe>_expected_<modality>"]``; of counts, per ten
             thousand.
+        key
+            Stands for ``<recipe>`` in all names, so that cells under another level, say, do not take the
+            place of those measured.
 
         Raises
         ------
         InputError
             When a cell of the table is not among these, and as `expected` does.
         """
-        write(self, adata, expected=expected)
+        write(self, adata, expected=expected, key=key)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a saved model keeps of these cells: codes, sizes, panels, covariates; never counts."""

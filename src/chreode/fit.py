@@ -10,9 +10,9 @@ import numpy as np
 
 from chreode import posthoc
 from chreode.fitted import FittedModel
-from chreode.io.schema import listing
 from chreode.loop import Call
 from chreode.train import check, train
+from chreode.words import listing
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -247,6 +247,9 @@ class FittedModel:
             Without counts, as after loading, or with fewer than two cells.
         """
         some = self.embedded.pick(which)
+        if set(some.cells.layout.modalities) - set(some.cells.measured):
+            msg = "Expected cells with their counts; found none, as after loading. Fit again, or project the "
+            raise InputError(msg + "cells: model.project(source).")
         if "components" in self.recipe.arguments:
             arguments = {"components": None, **arguments}
         recipe = replace(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,8 +26,10 @@ __all__ = [
     "MARK",
     "Run",
     "check_fresh",
+    "file_name",
     "fitted_cells",
     "fresh_file",
+    "fresh_table",
     "kept_counts",
     "model_folder",
     "new_folder",
@@ -116,6 +119,26 @@ def fresh_file(path: Path, *, suffix: str, overwrite: bool) -> Iterator[Path]:
     check_fresh(path, suffix=suffix, overwrite=overwrite)
     with atomic_path(path) as beside:
         yield beside
+
+
+@contextmanager
+def fresh_table(path: Path, *, overwrite: bool) -> Iterator[tuple[Path, Path]]:
+    """Give paths to write a table and its figure at, beside the ``.csv`` and the ``.png`` that they replace.
+
+    Raises
+    ------
+    InputError
+        As `fresh_file` does, for either.
+    """
+    picture = path.with_suffix(".png")
+    check_fresh(picture, suffix=".png", overwrite=overwrite)
+    with fresh_file(path, suffix=".csv", overwrite=overwrite) as beside, atomic_path(picture) as drawn:
+        yield beside, drawn
+
+
+def file_name(*parts: str) -> str:
+    """A name that every file system takes, of what tells a result from others."""
+    return re.sub(r"[^\w.+=-]", "_", "_".join(parts))[:150]
 
 
 class Run:

@@ -12,8 +12,7 @@ from chreode.axes import Bool, Float, Tensor
 from chreode.courses import held_still, line_of, refuse_unheld
 from chreode.dynamics.clamp import Clamp
 from chreode.errors import InputError
-from chreode.io.schema import listing, nearest
-from chreode.words import many
+from chreode.words import listing, many, nearest
 
 if TYPE_CHECKING:
     from chreode.dynamics import Motion

@@ -10,7 +10,7 @@ from torch import nn
 from chreode.axes import Float, Tensor
 from chreode.companion import Companion
 from chreode.errors import InputError
-from chreode.io.schema import nearest
+from chreode.words import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

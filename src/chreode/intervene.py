@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from chreode.errors import InputError
-from chreode.io.schema import listing, nearest
+from chreode.words import listing, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

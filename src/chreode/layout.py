@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from chreode.errors import InputError
+from chreode.words import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -211,8 +212,8 @@ def encode(covariate: Covariate, level: str | float | None) -> float | int:
     if str(level) not in covariate.levels:
         known = ", ".join(covariate.levels[:12]) + (", ..." if len(covariate.levels) > 12 else "")
         msg = (
-            f"Expected a level of {covariate.column!r} ({known}); found {level!r}. Name one of these, or "
-            "None for unknown."
+            f"Expected a level of {covariate.column!r} ({known}); found {level!r}."
+            f"{nearest(str(level), covariate.levels)} Name one of these, or None for unknown."
         )
         raise InputError(msg)
     return covariate.levels.index(str(level))

@@ -12,9 +12,9 @@ from chreode.decoders.seen import Seen
 from chreode.errors import InputError
 from chreode.fitted import FittedModel
 from chreode.io.read import read
-from chreode.io.schema import listing
 from chreode.priors import LabelledMixture
 from chreode.settle import infer_codes
+from chreode.words import listing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

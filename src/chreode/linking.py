@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,13 +11,12 @@ from rich.text import Text
 
 import chreode.recipes  # noqa: F401  (registers chreode's own)
 from chreode.errors import InputError
-from chreode.folder import check_fresh, fitted_cells, fresh_file, model_folder
+from chreode.folder import check_fresh, file_name, fitted_cells, fresh_file, model_folder
 from chreode.io.genes import read_genes
-from chreode.io.schema import listing
 from chreode.io.write import atomic_path
 from chreode.load import load
 from chreode.perturb.linkage import linkage, linkage_figure
-from chreode.words import many
+from chreode.words import listing, many
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -70,7 +68,7 @@ def link(
     """
     _check(asked, genes)
     where, facts = model_folder(folder)
-    out = out or folder.expanduser() / "links" / f"{_file_name(names)}.csv"
+    out = out or folder.expanduser() / "links" / f"{file_name('+'.join(names))}.csv"
     picture = out.with_suffix(".png")
     check_fresh(picture, suffix=".png", overwrite=overwrite)
     with fresh_file(out, suffix=".csv", overwrite=overwrite) as beside:
@@ -150,11 +148,6 @@ def _of_level(embedded: Embedded, only: str) -> np.ndarray:
         )
         raise InputError(msg)
     return mask
-
-
-def _file_name(names: Sequence[str]) -> str:
-    """A name that every file system takes."""
-    return re.sub(r"[^\w.+-]", "_", "+".join(names))[:100]
 
 
 def _with_counts(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +11,12 @@ from rich.text import Text
 
 import chreode.recipes  # noqa: F401  (registers chreode's own)
 from chreode.errors import InputError
-from chreode.folder import check_fresh, fresh_file, kept_counts, model_folder
+from chreode.folder import file_name, fresh_table, kept_counts, model_folder
 from chreode.interpret.asked import OWN
 from chreode.interpret.match import match
 from chreode.interpret.matches import match_figure
-from chreode.io.schema import listing
-from chreode.io.write import atomic_path
 from chreode.load import load
-from chreode.words import many
+from chreode.words import listing, many
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -70,10 +67,13 @@ def rank_systems(
         msg = f"Expected --recommend with --nearest {nearest}; found none. Say how many systems to propose."
         raise InputError(msg)
     where, facts = model_folder(folder)
-    out = out or folder.expanduser() / "matches" / f"{_file_name(groups['target'], asked['systems'])}.csv"
-    picture = out.with_suffix(".png")
-    check_fresh(picture, suffix=".png", overwrite=overwrite)
-    with fresh_file(out, suffix=".csv", overwrite=overwrite) as beside:
+    inside = ["in", *groups["within"]] if groups["within"] else []
+    told = [
+        part for part in (asked["latent"], None if asked["metric"] == "energy" else asked["metric"]) if part
+    ]
+    name = file_name(*groups["target"], "by", asked["systems"], *inside, *told)
+    out = out or folder.expanduser() / "matches" / f"{name}.csv"
+    with fresh_table(out, overwrite=overwrite) as (beside, picture):
         model, show = load(where), sys.stderr.isatty()
         columns = {asked["systems"], *(column for group in levels.values() for column in group)}
         source = data or (None if _all_read(model, columns) else kept_counts(folder.expanduser(), facts))
@@ -81,17 +81,11 @@ def rank_systems(
         how = {"nearest": nearest, "seed": asked["seed"], "progress": show}
         chosen = None if recommend is None else found.recommend(recommend, **how)
         found.table.to_csv(beside, lineterminator="\n")
-        with atomic_path(picture) as drawn:
-            match_figure(found).savefig(drawn, dpi=200)
+        match_figure(found).savefig(picture, dpi=200)
     _tell(found.table)
     if chosen is not None:
         _tell_chosen(chosen)
-    print(f"Written to {out}, with a figure in {picture.name}.")
-
-
-def _file_name(target: Sequence[str], systems: str) -> str:
-    """A name that every file system takes."""
-    return re.sub(r"[^\w.+=-]", "_", "_".join([*target, "by", systems]))[:150]
+    print(f"Written to {out}, with a figure in {out.with_suffix('.png').name}.")
 
 
 def _levels(name: str, typed: Sequence[str]) -> dict[str, list[str]]:
@@ -118,7 +112,7 @@ def _tell(table: pd.DataFrame) -> None:
     )
     shown = Table(title=f"The {many(min(_SHOWN, len(table)), 'nearest system')}")
     shown.add_column(facts["systems"], overflow="fold", min_width=9)
-    for name in ("distance", "from", "to", "in the top", "cells"):
+    for name in ("distance", "lower", "upper", "in the top", "cells"):
         shown.add_column(name, justify="right", no_wrap=True)
     columns = table.head(_SHOWN)[["distance", "lower", "upper", "share_top", "cells"]]
     for name, values in zip(columns.index, columns.to_numpy(), strict=True):

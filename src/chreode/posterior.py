@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from chreode.cells import Cells
     from chreode.model import LatentModel
 
-__all__ = ["curvature", "posterior", "posterior_of"]
+__all__ = ["curvature", "posterior"]
 
 _LEAST = 1e-2  # curvature: codes are spread less than this allows for
 _STEP = 1e-2  # in units of the code: gradients differ by far more than rounding, curvature hardly
 
 
-def posterior(embedded: Any) -> GaussianPosterior:
+def posterior(embedded: Any, rows: Int[Tensor, " r"] | None = None) -> GaussianPosterior:
     r"""The posterior of each cell's main code: what inference says of it, else Laplace's approximation.
 
     .. math:: q(z_i) = N(m_i, \mathrm{diag}\,v_i), \qquad
@@ -39,6 +39,8 @@ def posterior(embedded: Any) -> GaussianPosterior:
     ----------
     embedded
         Cells with their counts (`chreode.embedded.Embedded`).
+    rows
+        Positions of those that are asked for; all by default.
 
     Raises
     ------
@@ -49,42 +51,27 @@ def posterior(embedded: Any) -> GaussianPosterior:
     if set(cells.layout.modalities) - set(cells.measured):
         msg = (
             "Expected cells with their counts, which say how well a code is known; found none, as after "
-            "loading. Project the cells again: model.project(source)."
+            "loading, or of cells under another level. Project the cells again, model.project(source), or "
+            "take codes as they are: sample(uncertain=False)."
         )
         raise InputError(msg)
-    known = torch.zeros_like(codes[name])
+    rows = torch.arange(len(cells)) if rows is None else rows
+    mean = codes[name][rows]
+    known, left = torch.zeros_like(mean), torch.arange(len(rows))
     infer = embedded.module.latents[name].infer
     # A table of Gaussians has a row for each cell that trained; the code of another is a point.
     table = getattr(infer, "posterior", None) if infer.free else None
-    rows = torch.arange(len(cells))
-    if table is not None and embedded.trained.any():
+    if table is not None:
         trained = torch.from_numpy(embedded.trained)
-        known[trained], rows = table.variance.to(known), rows[~trained]
-    for some in rows.split(cells_at_a_time(cells.layout.width)):
-        here = {latent: z[some] for latent, z in codes.items()}
-        found = None if infer.free else _inferred(embedded.module, cells[some], here, name)
+        mine, place = trained[rows], trained.cumsum(0) - 1
+        known[mine], left = table.variance[place[rows[mine]]].to(known), left[~mine]
+    for some in left.split(cells_at_a_time(cells.layout.width)):
+        here, some_cells = {latent: z[rows[some]] for latent, z in codes.items()}, cells[rows[some]]
+        found = None if infer.free else _inferred(embedded.module, some_cells, here, name)
         if found is None:
-            found = 1 / curvature(embedded.module, cells[some], here, name).clamp(min=_LEAST)
+            found = 1 / curvature(embedded.module, some_cells, here, name).clamp(min=_LEAST)
         known[some] = found
-    return GaussianPosterior(codes[name], known)
-
-
-def posterior_of(embedded: Any, rows: Int[Tensor, " r"]) -> GaussianPosterior:
-    """The `posterior` of some of the cells.
-
-    Parameters
-    ----------
-    embedded
-        All cells, with their counts.
-    rows
-        Positions of those that are asked for.
-    """
-    if hasattr(embedded.module.latents[embedded.code].infer, "posterior"):
-        # A table of Gaussians is looked up by the place among all cells that trained.
-        found = posterior(embedded)
-        return GaussianPosterior(found.mean[rows], found.variance[rows])
-    codes = {name: z[rows] for name, z in embedded.codes.items()}
-    return posterior(embedded.replace(cells=embedded.cells[rows], codes=codes))
+    return GaussianPosterior(mean, known)
 
 
 @torch.no_grad()

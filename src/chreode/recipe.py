@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from chreode.errors import InputError
-from chreode.io.schema import nearest
+from chreode.words import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -152,7 +152,7 @@ def _parameters(doc: str) -> dict[str, str]:
         if line[:1].strip():
             names = [name.strip() for name in line.split(",")]
             continue
-        words = re.sub(r":\w+:(?=`)|`", "", line).split()
+        words = re.sub(r":\w+:(?=`)|`|\\(?=\w)", "", line).split()  # of \omega the name
         for name in names:
             found[name] = " ".join([found.get(name, ""), *words]).strip()
     return found

@@ -15,10 +15,9 @@ from chreode.fitted import FittedModel
 from chreode.io.columns import reuse
 from chreode.io.opening import open_source
 from chreode.io.read import read
-from chreode.io.schema import listing
 from chreode.layout import Covariate
 from chreode.recipe import named
-from chreode.words import level_name, many
+from chreode.words import level_name, listing, many
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 import chreode.recipes  # noqa: F401  (registers chreode's own)
-from chreode.folder import check_fresh, fresh_file, kept_counts, model_folder
+from chreode.folder import file_name, fresh_file, fresh_table, kept_counts, model_folder
 from chreode.interpret.differential import de, volcano_figure
 from chreode.interpret.pseudobulk import pseudobulk
-from chreode.io.write import atomic_path
 from chreode.load import load
 from chreode.words import many
 
@@ -50,17 +48,15 @@ def compare_groups(
         of `chreode.de`.
     """
     where, facts = model_folder(folder)
-    out = out or folder.expanduser() / "de" / f"{_file_name(asked)}.csv"
-    picture = out.with_suffix(".png")
-    check_fresh(picture, suffix=".png", overwrite=overwrite)
-    with fresh_file(out, suffix=".csv", overwrite=overwrite) as beside:
+    name = file_name(asked["group"], "vs", asked["against"], *_inside(asked))
+    out = out or folder.expanduser() / "de" / f"{name}.csv"
+    with fresh_table(out, overwrite=overwrite) as (beside, picture):
         source = data or kept_counts(folder.expanduser(), facts)
         table = de(load(where), source=source, progress=sys.stderr.isatty(), **asked)
         table.to_csv(beside, lineterminator="\n")
-        with atomic_path(picture) as drawn:
-            volcano_figure(table, fdr=_FDR).savefig(drawn, dpi=200)
+        volcano_figure(table, fdr=_FDR).savefig(picture, dpi=200)
     _tell(table)
-    print(f"Written to {out}, with a figure in {picture.name}.")
+    print(f"Written to {out}, with a figure in {out.with_suffix('.png').name}.")
 
 
 def sum_counts(
@@ -96,10 +92,10 @@ def sum_counts(
     print(f"Wrote {many(bulk.n_obs, 'sum')} of {many(int(bulk.obs['n_cells'].sum()), 'cell')} to {out}.")
 
 
-def _file_name(asked: Mapping[str, Any]) -> str:
-    """A name that every file system takes."""
-    parts = [asked["group"], "vs", asked["against"], *(["in", asked["within"]] if asked["within"] else [])]
-    return re.sub(r"[^\w.+=-]", "_", "_".join(parts))[:150]
+def _inside(asked: Mapping[str, Any]) -> list[str]:
+    """What else tells this question from others of the same groups."""
+    names = {"within": "in", "sample": "by", "modality": "of"}
+    return [word for name, before in names.items() if asked[name] for word in (before, asked[name])]
 
 
 def _tell(table: pd.DataFrame) -> None:
@@ -130,7 +126,7 @@ def _strongest(table: pd.DataFrame) -> Table:
     title = f"The {many(len(top), 'smallest p-value')}: log2 fold change, means per ten thousand"
     shown = Table(title=title)
     shown.add_column(table.attrs["modality"], overflow="fold", min_width=9)
-    for name in ("change", "from", "to", "p", "q", "mean", "against"):
+    for name in ("change", "lower", "upper", "p", "q", "mean", "against"):
         shown.add_column(name, justify="right", no_wrap=True)
     names = top["symbol" if "symbol" in top else "feature"]
     columns = ["log2_fold_change", "lower", "upper", "p_value", "q_value", "mean", "mean_against"]

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import re
 import shlex
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-__all__ = ["level_name", "many", "typed"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["level_name", "listing", "many", "nearest", "typed"]
 
 # Arguments of reading by the options that stand for them.
 OPTIONS = {
@@ -60,6 +65,36 @@ def level_name(level: object) -> str:
     if isinstance(level, (float, np.floating)) and float(level).is_integer():
         return str(int(level))
     return level.decode() if isinstance(level, bytes) else str(level)
+
+
+def listing(names: Iterable[object], *, limit: int = 8) -> str:
+    """Names in quotes, the first few of them.
+
+    Examples
+    --------
+    >>> listing(["a", "b", "c"], limit=2)
+    "'a', 'b' and 1 more"
+    """
+    every = [str(name) for name in names]
+    if not every:
+        return "none"
+    shown = ", ".join(repr(name) for name in every[:limit])
+    return shown if len(every) <= limit else f"{shown} and {len(every) - limit:,} more"
+
+
+def nearest(name: str, names: Iterable[object]) -> str:
+    """A sentence that offers the name that differs in case alone, the names most like it, or nothing.
+
+    Examples
+    --------
+    >>> nearest("celltype", ["cell_type", "donor"])
+    " Did you mean 'cell_type'?"
+    """
+    folded = {str(known).casefold(): str(known) for known in names}
+    if name.casefold() in folded:
+        return f" Did you mean {folded[name.casefold()]!r}?"
+    close = difflib.get_close_matches(name.casefold(), list(folded), n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(repr(folded[match]) for match in close)}?" if close else ""
 
 
 def typed(text: str) -> str:

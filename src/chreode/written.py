@@ -21,15 +21,22 @@ if TYPE_CHECKING:
 __all__ = ["write"]
 
 
-def write(embedded: Any, adata: ad.AnnData | Mapping[str, ad.AnnData], *, expected: Sequence[str]) -> None:
+def write(
+    embedded: Any,
+    adata: ad.AnnData | Mapping[str, ad.AnnData],
+    *,
+    expected: Sequence[str],
+    key: str | None,
+) -> None:
     """Write into the user's AnnData, or several by name; see `chreode.embedded.Embedded.write`."""
+    prefix = key or embedded.recipe
     several: Mapping[str, ad.AnnData] = adata if isinstance(adata, Mapping) else {"": adata}
     places = [(one, _positions(embedded, one, name)) for name, one in several.items()]
     tables = {name: _expected_table(embedded, name) for name in expected}
     for one, position in places:
-        _write(embedded, one, position)
+        _write(embedded, one, position, prefix)
         for name, table in tables.items():
-            one.obsm[f"{embedded.recipe}_expected_{name}"] = table.iloc[position].set_axis(one.obs_names)
+            one.obsm[f"{prefix}_expected_{name}"] = table.iloc[position].set_axis(one.obs_names)
 
 
 def _expected_table(embedded: Any, modality: str) -> pd.DataFrame:
@@ -59,18 +66,17 @@ def _positions(embedded: Any, adata: ad.AnnData, name: str = "") -> Int[np.ndarr
     raise InputError(msg)
 
 
-def _write(embedded: Any, adata: ad.AnnData, position: Int[np.ndarray, " n"]) -> None:
+def _write(embedded: Any, adata: ad.AnnData, position: Int[np.ndarray, " n"], key: str) -> None:
     import pandas as pd
 
     for name, value in embedded.embeddings.items():
-        key = f"X_{embedded.recipe}" if name == embedded.code else f"X_{embedded.recipe}_{name}"
-        adata.obsm[key] = value[position]
+        adata.obsm[f"X_{key}" if name == embedded.code else f"X_{key}_{name}"] = value[position]
     if int(embedded.module.latents[embedded.code].prior.count) > 0:
         probabilities = embedded.probabilities()[position]
-        adata.obsm[f"{embedded.recipe}_probabilities"] = probabilities
+        adata.obsm[f"{key}_probabilities"] = probabilities
         chosen = pd.Categorical.from_codes(probabilities.argmax(1), categories=embedded.component_names)
-        adata.obs[f"{embedded.recipe}_component"] = chosen
-    adata.obs[f"{embedded.recipe}_trained"] = embedded.trained[position]
+        adata.obs[f"{key}_component"] = chosen
+    adata.obs[f"{key}_trained"] = embedded.trained[position]
     adata.uns["chreode"] = json.dumps(
         {
             "recipe": embedded.recipe,

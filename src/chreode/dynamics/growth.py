@@ -10,7 +10,7 @@ from chreode.axes import Float
 from chreode.cells import CSR, Cells
 from chreode.errors import InputError
 from chreode.io.read import read
-from chreode.io.schema import listing
+from chreode.words import listing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

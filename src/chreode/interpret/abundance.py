@@ -11,8 +11,7 @@ from chreode.errors import InputError
 from chreode.interpret.asked import Asked
 from chreode.interpret.design import Design, replicates_of
 from chreode.interpret.replicates import Effects, effects
-from chreode.io.schema import listing, nearest
-from chreode.words import many
+from chreode.words import listing, many, nearest
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,8 +13,7 @@ from chreode.embedded import Embedded
 from chreode.errors import InputError
 from chreode.io.opening import open_source
 from chreode.io.read import read
-from chreode.io.schema import listing, nearest
-from chreode.words import level_name, many
+from chreode.words import level_name, listing, many, nearest
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -156,7 +155,7 @@ class Asked:
             raise InputError(msg)
         with open_source(self.source) as opened:
             if column not in opened.cells.columns:
-                there = [*read_columns, *opened.cells.columns]
+                there = list(dict.fromkeys([*read_columns, *opened.cells.columns]))
                 msg = f"Expected a column of the cells ({listing(there)}); found {column!r}."
                 raise InputError(msg + f"{nearest(column, there)} Name one of these.")
             values, names = opened.cells.column(column), opened.cells.names

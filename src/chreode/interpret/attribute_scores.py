@@ -12,7 +12,7 @@ from chreode.axes import Int, Tensor
 from chreode.errors import InputError
 from chreode.expected import expected
 from chreode.interpret.asked import asked_of
-from chreode.io.schema import listing
+from chreode.words import listing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +36,7 @@ def attribute_scores(
 ) -> pd.DataFrame:
     r"""How much each feature of a level's cells hangs on the private part of their code.
 
-    .. math:: \delta_{ig} = \log \rho_g(s_i, p_i) - \log \rho_g(s_i, p_{\mathrm{off}}), \qquad
+    .. math:: \delta_{ig} = \log_2 \rho_g(s_i, p_i) - \log_2 \rho_g(s_i, p_{\mathrm{off}}), \qquad
               \bar\delta_{\ell g} = \operatorname*{mean}_{i \in \ell} \delta_{ig}, \qquad
               m_{\ell g} = \Big(\operatorname*{mean}_{i \in \ell} \delta_{ig}^2\Big)^{1/2}
 
@@ -44,7 +44,8 @@ def attribute_scores(
     values themselves, and their difference, where values are continuous), s the shared and p the private
     code. The mean tells what the level does to all its cells. A private programme that some cells have and
     others lack, or that goes both ways around "off", has a mean near 0: features are ranked by the magnitude
-    m, which sees both. A rise of one feature lowers the shares of all others a little.
+    m, which sees both. A rise of one feature lowers the shares of all others a little. Off is no level: what
+    sets two levels apart may stand under either, with opposite signs, or be split between both.
 
     Parameters
     ----------
@@ -66,10 +67,10 @@ def attribute_scores(
     Returns
     -------
     pandas.DataFrame
-        One row a level and feature: ``level``, ``feature``, ``log_fold_change`` (:math:`\bar\delta`, natural
-        logarithm) with its ``standard_error`` over the level's cells (NaN of one cell), ``magnitude``
-        (:math:`m`), ``rank`` within the level by magnitude from 1 on, ``cells``. Levels as they come, then by
-        rank. ``table.pivot(index="feature", columns="level", values="log_fold_change")`` is what
+        One row a level and feature: ``level``, ``feature``, ``log2_fold_change`` (:math:`\bar\delta`) with
+        its ``standard_error`` over the level's cells (NaN of one cell), ``magnitude`` (:math:`m`), ``rank``
+        within the level by magnitude from 1 on, ``cells``. Levels as they come, then by rank.
+        ``table.pivot(index="feature", columns="level", values="log2_fold_change")`` is what
         `chreode.enrichment` takes.
 
     Raises
@@ -115,7 +116,7 @@ def attribute_scores(
     for k, level in enumerate(names):
         order = np.argsort(-square[k], kind="stable")
         features = np.asarray(embedded.cells.layout.modalities[name].names, dtype=object)[order]
-        columns = {"level": level, "feature": features, "log_fold_change": mean[k, order]}
+        columns = {"level": level, "feature": features, "log2_fold_change": mean[k, order]}
         columns |= {"standard_error": error[k, order], "magnitude": np.sqrt(square[k, order])}
         tables.append(pd.DataFrame(columns).assign(rank=np.arange(1, len(order) + 1), cells=int(n[k, 0])))
     return pd.concat(tables, ignore_index=True)
@@ -173,7 +174,7 @@ def _sums(
             here, without = (np.asarray(values, dtype=np.float64) for values in (here, without))
             if not continuous:
                 tiny = np.finfo(np.float32).tiny
-                here, without = np.log(np.maximum(here, tiny)), np.log(np.maximum(without, tiny))
+                here, without = np.log2(np.maximum(here, tiny)), np.log2(np.maximum(without, tiny))
             change = here - without
             member = (number[rows, None] == np.arange(k)).astype(np.float64).T
             sums += np.stack([member @ change, member @ change**2])

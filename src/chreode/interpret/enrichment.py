@@ -10,7 +10,7 @@ from chreode.embedded import Embedded
 from chreode.errors import InputError
 from chreode.interpret.directions import component_scores, dimension_scores
 from chreode.io.gene_sets import gene_sets as sets_of
-from chreode.io.schema import listing, nearest
+from chreode.words import listing, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -67,7 +67,7 @@ def fates(
     times, clamp = motion_of(model.embedded).times, clamped(model.embedded, knock_out)
     to = times[-1] if to is None else to
     _refuse(model.embedded, times, to, neighbours)
-    there, known = _labelled(model.embedded, "label" if labels is None else labels, to)
+    there, known = _labelled(model.embedded, labels, to)
     embedded = model.embedded if source is None else model.project(source, progress=progress)
     arrived = trajectories(embedded, [to], clamp=clamp, progress=progress)[0]
     nearest = NearestNeighbors(n_neighbors=min(neighbours, len(known)))
@@ -90,9 +90,16 @@ def _refuse(embedded: Embedded, times: tuple[float, ...], to: float, neighbours:
         raise InputError(msg)
 
 
-def _labelled(embedded: Embedded, labels: str, to: float) -> tuple[np.ndarray, np.ndarray]:
+def _labelled(embedded: Embedded, labels: str | None, to: float) -> tuple[np.ndarray, np.ndarray]:
     """Which fitted cells are of a time and have a label, and the labels of these."""
-    levels = embedded.level_names(labels)
+    layout = embedded.cells.layout
+    if labels is None and layout.in_role("label") is None:
+        columns = ", ".join(c.column for c in layout.covariates.values() if c.categorical) or "none"
+        msg = (
+            f"Expected labels of cells; found none, as no column was read as the label ({columns} were read)."
+        )
+        raise InputError(msg + " Read the cells with label=COLUMN, or give labels=COLUMN.")
+    levels = embedded.level_names("label" if labels is None else labels)
     there = embedded.cells.time.numpy() == np.float32(to)
     there &= np.asarray([level is not None for level in levels])
     if not there.any():

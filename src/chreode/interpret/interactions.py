@@ -11,8 +11,7 @@ from chreode.axes import Float, Tensor
 from chreode.errors import InputError
 from chreode.forecast import motion_of
 from chreode.infer import PrincipalComponents
-from chreode.io.schema import listing, nearest
-from chreode.words import many
+from chreode.words import listing, many, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

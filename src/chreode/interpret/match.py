@@ -13,8 +13,7 @@ from chreode.evaluate.neighbours import subsample
 from chreode.evaluate.populations import Metric, Population, distance_of, floor_of, resampled
 from chreode.interpret.asked import Asked, asked_of
 from chreode.interpret.matches import Matches
-from chreode.io.schema import listing, nearest
-from chreode.words import level_name
+from chreode.words import level_name, listing, nearest
 
 if TYPE_CHECKING:
     import pandas as pd

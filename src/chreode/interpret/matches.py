@@ -10,8 +10,7 @@ import numpy as np
 from chreode.errors import InputError
 from chreode.evaluate.medoids import k_medoids
 from chreode.evaluate.populations import Population
-from chreode.io.schema import listing, nearest
-from chreode.words import many
+from chreode.words import listing, many, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

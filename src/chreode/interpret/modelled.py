@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from chreode.posterior import posterior_of
+from chreode.posterior import posterior
 
 if TYPE_CHECKING:
     from chreode.axes import Tensor
@@ -79,7 +79,7 @@ class _Side:
             cells=moved.cells[rows], codes={name: z[rows] for name, z in moved.codes.items()}
         )
         self.code = embedded.code
-        self.posterior = posterior_of(embedded, rows)
+        self.posterior = posterior(embedded, rows)
 
     def mean(self, modality: str, generator: torch.Generator | None) -> np.ndarray:
         """Mean of what is expected, at the codes or at a draw of them."""

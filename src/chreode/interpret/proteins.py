@@ -8,7 +8,7 @@ import numpy as np
 
 from chreode.errors import InputError
 from chreode.expected import expected
-from chreode.io.schema import listing
+from chreode.words import listing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

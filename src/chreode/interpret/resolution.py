@@ -9,7 +9,7 @@ import numpy as np
 
 from chreode.errors import InputError
 from chreode.interpret.q_values import q_values
-from chreode.io.schema import listing
+from chreode.words import listing
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from chreode.errors import InputError
-from chreode.io.schema import listing, nearest
+from chreode.words import listing, nearest
 
 if TYPE_CHECKING:
     from chreode.cells import Cells

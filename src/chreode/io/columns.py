@@ -10,9 +10,8 @@ import torch
 
 from chreode.axes import Tensor
 from chreode.errors import InputError
-from chreode.io.schema import listing, nearest
 from chreode.layout import Covariate, Role
-from chreode.words import level_name, many
+from chreode.words import level_name, listing, many, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

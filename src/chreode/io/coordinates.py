@@ -10,9 +10,9 @@ import numpy as np
 from chreode.errors import InputError
 from chreode.io.matrix import Matrix
 from chreode.io.regression import Regression, regress
-from chreode.io.schema import Schema, listing, nearest
+from chreode.io.schema import Schema
 from chreode.io.source import Field, Source, Table
-from chreode.words import many
+from chreode.words import listing, many, nearest
 
 if TYPE_CHECKING:
     from chreode.io.wanted import Fitted

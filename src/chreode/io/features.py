@@ -8,7 +8,7 @@ import numpy as np
 
 from chreode.axes import Float, Int
 from chreode.errors import InputError
-from chreode.io.schema import listing, nearest
+from chreode.words import listing, nearest
 
 if TYPE_CHECKING:
     from chreode.io.matrix import Matrix

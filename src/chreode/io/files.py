@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from chreode.errors import InputError
 from chreode.io.matrix import Matrix, from_parts
-from chreode.io.schema import listing, nearest
 from chreode.io.source import Field, Source, Table, by_type, left_out, text, together
+from chreode.words import listing, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable

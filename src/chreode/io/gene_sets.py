@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from chreode.errors import InputError
-from chreode.io.schema import listing
+from chreode.words import listing
 
 __all__ = ["gene_sets", "read_gmt"]
 

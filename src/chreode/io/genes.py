@@ -21,9 +21,8 @@ from chreode.io.regions import (
     known_column,
     text_or_empty,
 )
-from chreode.io.schema import listing
 from chreode.io.source import IDS, SYMBOLS
-from chreode.words import many
+from chreode.words import listing, many
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -14,8 +14,9 @@ from chreode.cells import CSR, Cells, Measured, Reading
 from chreode.errors import InputError
 from chreode.io.columns import not_trained_with
 from chreode.io.regression import joined
-from chreode.io.schema import Schema, listing
+from chreode.io.schema import Schema
 from chreode.layout import Covariate, Layout, Modality
+from chreode.words import listing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from chreode.errors import InputError
-from chreode.io.schema import listing
-from chreode.words import many
+from chreode.words import listing, many
 
 if TYPE_CHECKING:
     from chreode.io.source import Field

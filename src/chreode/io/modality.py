@@ -15,15 +15,15 @@ from chreode.io.features import by_column, by_deviance, by_name
 from chreode.io.gather import Room, gather, gather_dense
 from chreode.io.match import match
 from chreode.io.regions import PossibleRegions
-from chreode.io.schema import Asked, listing
 from chreode.io.survey import EXACT, Survey, silent, survey
 from chreode.layout import Covariate, Modality
-from chreode.words import many
+from chreode.words import listing, many
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from chreode.io.columns import Column
+    from chreode.io.schema import Asked
     from chreode.io.source import Field, Part, Source
 
 __all__ = ["Read", "absent", "learn_modality", "reuse_modality"]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chreode.errors import InputError
-from chreode.io.schema import listing, nearest
+from chreode.words import listing, nearest
 
 if TYPE_CHECKING:
     import os

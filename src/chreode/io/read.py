@@ -27,10 +27,11 @@ from chreode.io.gather import Room
 from chreode.io.join import join
 from chreode.io.modality import Read, absent, learn_modality, reuse_modality
 from chreode.io.opening import open_source
-from chreode.io.schema import INHERITED, Schema, listing
+from chreode.io.schema import INHERITED, Schema
 from chreode.io.source import MODALITY
 from chreode.io.wanted import Fitted, inherited, parts_of
 from chreode.layout import Layout
+from chreode.words import listing
 
 if TYPE_CHECKING:
     import os

@@ -10,8 +10,8 @@ import numpy as np
 
 from chreode.axes import Bool, Float, Int
 from chreode.errors import InputError
-from chreode.io.schema import listing
 from chreode.io.source import text
+from chreode.words import listing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast, get_a
 import numpy as np
 
 from chreode.errors import InputError
+from chreode.words import listing, nearest
 
 if TYPE_CHECKING:
     from chreode.layout import Role
 
-__all__ = ["INHERITED", "Asked", "Schema", "Values", "listing", "nearest"]
+__all__ = ["INHERITED", "Asked", "Schema", "Values"]
 
 INHERITED: tuple[Role, ...] = ("batch", "label", "time", "growth", "course", "perturbation")
 """Roles whose columns cells that are read for a model take from it."""
@@ -284,33 +284,3 @@ def _features(features: str | Iterable[str] | int | None) -> Features:
         msg = f"Expected features to name every feature once; found {found}."
         raise InputError(msg)
     return tuple(str(name) for name in names)
-
-
-def listing(names: Iterable[object], *, limit: int = 8) -> str:
-    """Names in quotes, the first few of them.
-
-    Examples
-    --------
-    >>> listing(["a", "b", "c"], limit=2)
-    "'a', 'b' and 1 more"
-    """
-    every = [str(name) for name in names]
-    if not every:
-        return "none"
-    shown = ", ".join(repr(name) for name in every[:limit])
-    return shown if len(every) <= limit else f"{shown} and {len(every) - limit:,} more"
-
-
-def nearest(name: str, names: Iterable[object]) -> str:
-    """A sentence that offers the name that differs in case alone, the names most like it, or nothing.
-
-    Examples
-    --------
-    >>> nearest("celltype", ["cell_type", "donor"])
-    " Did you mean 'cell_type'?"
-    """
-    folded = {str(known).casefold(): str(known) for known in names}
-    if name.casefold() in folded:
-        return f" Did you mean {folded[name.casefold()]!r}?"
-    close = difflib.get_close_matches(name.casefold(), list(folded), n=3, cutoff=0.6)
-    return f" Did you mean {' or '.join(repr(folded[match]) for match in close)}?" if close else ""

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chreode.errors import InputError
-from chreode.io.schema import listing, nearest
-from chreode.words import level_name
+from chreode.words import level_name, listing, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -8,10 +8,11 @@ import numpy as np
 
 from chreode.axes import Bool, Float, Int
 from chreode.errors import InputError
-from chreode.io.schema import Values, listing
+from chreode.words import listing
 
 if TYPE_CHECKING:
     from chreode.io.matrix import Block
+    from chreode.io.schema import Values
     from chreode.io.source import Field, Source
 
 __all__ = ["Survey", "silent", "survey"]

@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from chreode.errors import InputError
-from chreode.io.schema import INHERITED, Schema, listing
+from chreode.io.schema import INHERITED, Schema
 from chreode.io.source import MODALITY, Part
+from chreode.words import listing
 
 if TYPE_CHECKING:
     from chreode.cells import Reading

@@ -14,13 +14,13 @@ from chreode.embedded import Embedded
 from chreode.errors import InputError
 from chreode.io.genes import distance_to_start, read_genes
 from chreode.io.regions import regions_of
-from chreode.io.schema import listing, nearest
 from chreode.io.source import Table
 from chreode.memory import kept_memory
 from chreode.perturb.null import judge, matched_genes
 from chreode.perturb.response import SIGN_STEP, Push, mean_level, spread
 from chreode.settle import frozen
 from chreode.threads import threads_for
+from chreode.words import listing, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,13 +12,13 @@ from chreode.decoders import MLP, Joint
 from chreode.errors import InputError
 from chreode.events import learn_totals
 from chreode.infer import ExpertEncoder, FusedEncoder, VariationalEncoder
-from chreode.io.schema import listing
 from chreode.likelihoods import ProteinMixture, heads
 from chreode.objective import Ramp, Term
 from chreode.plan import Event
 from chreode.priors import StandardNormal
 from chreode.recipe import Build, recipe
 from chreode.recipes.vae import Dim, Dropout, Share, Width, built
+from chreode.words import listing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

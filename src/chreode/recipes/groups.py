@@ -13,7 +13,6 @@ from chreode.errors import InputError
 from chreode.events import centre_decoder, count_levels, pair_codes, start_codes
 from chreode.gated import Gate
 from chreode.infer import Encoder, PrincipalStart, PriorStart, VariationalCodebook, VariationalEncoder
-from chreode.io.schema import listing
 from chreode.likelihoods import heads, usual
 from chreode.model import Latent, LatentModel
 from chreode.objective import Objective, Ramp, adversary, closed, kl, reconstruction
@@ -22,6 +21,7 @@ from chreode.plan import Event, Plan
 from chreode.priors import StandardNormal, SwitchedNormal
 from chreode.recipe import Build, recipe
 from chreode.recipes.vae import Dim, Dropout, Share, Width
+from chreode.words import listing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -244,7 +244,7 @@ def attributes_of(
         kind = "covariate" if continuous else "categorical covariate"
         msg = (
             f"Expected a {kind} as attribute; found columns {columns}, none of which is one. "
-            "Read the cells with covariates=['condition'], say, or name columns: attributes=['batch']."
+            "Read the cells with covariates='condition', say, or let attributes= name columns that were read."
         )
         raise InputError(msg)
     for covariate in found:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from chreode.errors import InputError
-from chreode.io.schema import listing
 from chreode.model import Latent, LatentModel
 from chreode.objective import Ramp, correlation
 from chreode.priors import ConditionalNormal
 from chreode.recipe import Build, recipe
 from chreode.recipes.groups import Inference, Inferred, Likelihood, Weight, assembled, attributes_of, decoded
 from chreode.recipes.vae import Dim, Dropout, Share, Width
+from chreode.words import listing
 
 if TYPE_CHECKING:
     from chreode.layout import Layout

@@ -20,7 +20,6 @@ from chreode.events import (
     weigh_readout,
 )
 from chreode.infer import Codebook, JointStart
-from chreode.io.schema import listing
 from chreode.likelihoods import heads, usual
 from chreode.model import Latent, LatentModel
 from chreode.objective import Objective, hyperprior, prior, reconstruction
@@ -28,6 +27,7 @@ from chreode.plan import Plan
 from chreode.priors import LabelledMixture
 from chreode.recipe import Build, recipe
 from chreode.recipes.dgd import free_mixture, refuse_more_components
+from chreode.words import listing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,13 +12,13 @@ from chreode.decoders import Linear
 from chreode.errors import InputError
 from chreode.events import centre_decoder, learn_factors
 from chreode.infer import LinearGaussian, PrincipalComponents, likelihood_factors, sparse_factors
-from chreode.io.schema import listing
 from chreode.likelihoods import DroppedNormal, Normal, heads
 from chreode.model import Latent, LatentModel
 from chreode.objective import Objective, reconstruction
 from chreode.plan import Plan
 from chreode.priors import Flat, StandardNormal
 from chreode.recipe import Build, recipe
+from chreode.words import listing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from chreode.errors import InputError
-from chreode.io.schema import listing
+from chreode.words import listing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -140,7 +140,8 @@ def interaction_network(table: pd.DataFrame, *, most: int = 20, features: int = 
         drawn.set_aspect("equal")
         drawn.set_title(group, fontsize=9, color=INK, loc="left")
         _network(drawn, edges, places, scale=heat.scale)
-    words = f"sign stable in at least {100 * STABLE:.0f} %; orange speeds up, dashed blue slows down"
+    fold = ";\n" if across == 1 else "; "  # one group is narrower than the words
+    words = f"sign stable in at least {100 * STABLE:.0f} %{fold}orange speeds up, dashed blue slows down"
     figure.supxlabel(words, fontsize=7, color=SOFT)
     return figure
 

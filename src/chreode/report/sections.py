@@ -175,9 +175,10 @@ def components_of(model: Any, cells: Cells, *, modality: str, seed: int) -> Comp
     try:
         probabilities = np.asarray(embedded.probabilities())
         means = np.asarray(model.component_means(modality), dtype=np.float64)
-    except InputError as error:
+    except InputError:
+        absent = f"The prior of {model.recipe.name} is not a mixture: there are no components to show."
         nothing = markers_of(np.zeros((0, 0)), np.zeros(0), names=())
-        return Components(str(error), None, None, None, np.zeros(0), (), (), nothing, np.zeros((0, 0)))
+        return Components(absent, None, None, None, np.zeros(0), (), (), nothing, np.zeros((0, 0)))
     k = means.shape[0]
     assigned = np.asarray(embedded.components(), dtype=np.int64)
     sizes, names = np.bincount(assigned, minlength=k), tuple(map(str, embedded.component_names))
