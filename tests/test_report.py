@@ -42,7 +42,9 @@ class FakeEmbedded:
 
     def __init__(self, cells, codes, components, means):
         self.cells, self.embedding, self.means = cells, codes, means
-        self.code, self.embeddings, self.module = "code", {"code": codes}, SimpleNamespace(dynamics=None)
+        self.code, self.embeddings = "code", {"code": codes}
+        latent = SimpleNamespace(of_levels=False, only=None, prior=None)
+        self.module = SimpleNamespace(dynamics=None, latents={"code": latent})
         self._components, self.names = components, cells.names
         self.component_names = [str(k) for k in range(len(means))]
         self.trained = np.arange(len(cells)) % 10 != 0
@@ -520,7 +522,7 @@ def test_without_counts_labels_or_components_there_is_still_a_page():
     bare = cells.replace(layout=Layout(600, dict(cells.layout.modalities)), covariates={})
     model.embedded.components = model.embedded.probabilities = absent
     text = render(collect(model, bare, {}, "x"))
-    assert "This recipe has no mixture." in text
+    assert "is not a mixture: there are no components" in text
     assert [c["title"] for c in page_of(text)["columns"]] == ["molecules in the cell", "trained or held out"]
 
 

@@ -333,7 +333,7 @@ def _levels(cells: Cells, split: Split) -> dict[str, np.ndarray]:
 
 def _maps(results: Sequence[Result], split: Split, *, seed: int, progress: bool) -> dict[str, np.ndarray]:
     """Two coordinates of the sampled cells, by the first fit of each recipe."""
-    from chreode.report.page import project_2d
+    from chreode.report.maps import project_2d
 
     sampled = np.searchsorted(split.fitted.numpy(), split.sample.numpy())
     maps: dict[str, np.ndarray] = {}

@@ -6,7 +6,8 @@
 from chreode.interpret.markers import markers_of
 from chreode.report import figures
 from chreode.report.components import component_by_level, components_graph
-from chreode.report.page import collect, project_2d, render, write_report
+from chreode.report.maps import project_2d
+from chreode.report.page import collect, render, write_report
 
 __all__ = [
     "collect",

@@ -15,7 +15,8 @@ from chreode.comparison import NOISE
 from chreode.io.write import atomic_path
 from chreode.recipe import registry
 from chreode.report.draw import MINUS, number, ticks
-from chreode.report.page import PACKAGES, package_version
+from chreode.report.maps import package_version
+from chreode.report.page import PACKAGES
 from chreode.report.palette import UNKNOWN, categorical, colour_of
 
 if TYPE_CHECKING:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from chreode.report.canvas import INK, SOFT, canvas, on_top, quiet, sequential
 from chreode.report.draw import best_epoch, curves_of, events_of, graph
 from chreode.report.flow_figures import marginals, streamlines, trajectories
-from chreode.report.palette import SEQUENTIAL_LIGHT, UNKNOWN, categorical
+from chreode.report.map_figures import embedding, shared_and_private
+from chreode.report.palette import SEQUENTIAL_LIGHT, categorical
 from chreode.report.regulation_figures import interaction_network, interactions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import pandas as pd
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "marginals",
     "markers",
     "nats_against_seconds",
+    "shared_and_private",
     "streamlines",
     "training_curves",
     "trajectories",
@@ -67,89 +68,6 @@ def training_curves(history: pd.DataFrame) -> Figure:
         axes.set_title(title, fontsize=9, color=INK, loc="left")
         axes.set_xlabel("epoch", fontsize=8, color=SOFT)
     return figure
-
-
-def embedding(
-    xy: np.ndarray,
-    colour: Sequence[Any] | np.ndarray,
-    *,
-    title: str = "",
-    method: str = "",
-    levels: Sequence[str] | None = None,
-    names: bool = True,
-) -> Figure:
-    """Draw cells on a map, coloured by a category or by a number.
-
-    Parameters
-    ----------
-    xy
-        ``n x 2``.
-    colour
-        Numbers, or categories: strings, or level numbers when ``levels`` is given (-1 for unknown).
-    title
-        What the colour means.
-    method
-        How the map was made, written below it.
-    levels
-        Names of the levels.
-    names
-        Whether the names of categories stand on the map.
-
-    Examples
-    --------
-    >>> figure = embedding(np.eye(2), ["a", "b"], title="type")
-    >>> figure.axes[0].get_title(loc="left")
-    'type'
-    """
-    xy, values = np.asarray(xy), np.asarray(colour)
-    figure = canvas(5.6, 4.4)
-    axes = figure.add_subplot()
-    axes.set_aspect("equal", adjustable="datalim")
-    axes.set_axis_off()
-    axes.set_title(title, fontsize=11, color=INK, loc="left")
-    dot = {
-        "s": float(np.clip(6000 / max(len(xy), 1), 0.6, 18)),
-        "linewidths": 0,
-        "rasterized": len(xy) > 2000,
-    }
-    if levels is None and np.issubdtype(values.dtype, np.number):
-        order = np.argsort(np.where(np.isnan(values.astype(float)), -np.inf, values), kind="stable")
-        drawn = axes.scatter(*xy[order].T, c=values[order].astype(float), cmap=sequential(), **dot)
-        figure.colorbar(drawn, ax=axes, shrink=0.6, pad=0.02).ax.tick_params(labelsize=8, colors=SOFT)
-    else:
-        _categories(axes, xy, values, levels, names=names, dot=dot)
-    if method:
-        figure.supxlabel(method, fontsize=7, color=SOFT)
-    return figure
-
-
-def _categories(
-    axes: Axes,
-    xy: np.ndarray,
-    values: np.ndarray,
-    levels: Sequence[str] | None,
-    *,
-    names: bool,
-    dot: dict[str, Any],
-) -> None:
-    known, codes = np.unique(values.astype(str), return_inverse=True)
-    shown = [str(level) for level in (known if levels is None else levels)]
-    codes = codes if levels is None else values.astype(int)
-    table = np.array([*categorical(len(shown)), UNKNOWN])
-    # A fixed shuffle, so that no category always lies on top.
-    order = np.random.default_rng(0).permutation(len(xy))
-    axes.scatter(*xy[order].T, c=table[codes[order]], **dot)
-    for k in np.unique(codes[codes >= 0]):
-        here = xy[codes == k]
-        axes.scatter([], [], s=24, color=table[k], label=f"{shown[k]} ({len(here):,})")
-        if names:
-            on_top(axes, np.median(here, axis=0), shown[k])
-    if (codes < 0).any():
-        axes.scatter([], [], s=24, color=UNKNOWN, label=f"unknown ({int((codes < 0).sum()):,})")
-    columns = 1 + len(shown) // 21
-    axes.legend(
-        loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=7, ncols=columns, labelcolor=INK
-    )
 
 
 def component_table(table: pd.DataFrame) -> Figure:
