@@ -10,7 +10,7 @@ from chreode.errors import InputError
 from chreode.report import collect, render
 from chreode.report.figures import shared_and_private
 from chreode.report.pack import unpack
-from test_counterfactual import treated
+from test_counterfactual import CHANGED, treated
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,27 @@ def test_the_page_has_both_and_says_what_they_are_not(context):
     for words in ('id="codes"', 'id="responses"', "which proves nothing", "not tests", "never seen"):
         assert words in page
     assert "not a mixture" in page
+
+
+def test_gene_sets_stand_out_in_responses(model, cells, data, tmp_path):
+    changed = list(data.var_names[:CHANGED])
+    table = ch.response(model, condition=("ctrl", "stim"), where="kind=x", draws=0).set_index("feature")
+    up = [gene for gene in changed if table.loc[gene, "log2_fold_change"] > 0]
+    others = list(data.var_names[60:75])
+    lines = ["\t".join([name, "-", *genes]) for name, genes in (("THE_DRUG", up), ("OTHERS", others))]
+    (tmp_path / "sets.gmt").write_text("\n".join(lines) + "\n")
+    context = collect(model, cells, {}, "chreode fit cells.h5ad", gene_sets=tmp_path / "sets.gmt")
+    responses, dimensions = context["gene_sets"]["kinds"]
+    assert (responses["title"], responses["names"], dimensions["names"]) == ("Responses", 3, 2)
+    assert [card["name"] for card in responses["cards"]] == [f"{kind}, ctrl to stim" for kind in "xyz"]
+    for card in responses["cards"]:
+        assert [(row["set"], row["up"]) for row in card["rows"]] == [("The drug", True)]
+    page = render(context)
+    assert 'id="sets"' in page
+    assert "The drug" in page
+    (tmp_path / "sets.gmt").write_text("STRANGERS\t-\tA\tB\tC\tD\tE\n")
+    with pytest.raises(InputError, match="Expected gene sets of the features"):
+        collect(model, cells, {}, "chreode fit cells.h5ad", gene_sets=tmp_path / "sets.gmt")
 
 
 def test_models_without_conditions_have_neither(data):

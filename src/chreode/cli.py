@@ -185,11 +185,14 @@ def sample(
 def report(
     run: Run,
     data: Data = None,
+    gene_sets: Annotated[
+        Path | None, typer.Option(metavar="FILE.gmt", help="Gene sets to hold the model against.")
+    ] = None,
 ) -> Work:
-    """Write the report again."""
+    """Write the report again, with gene sets if they are given."""
     from chreode import commands
 
-    return partial(commands.report, run, data=data)
+    return partial(commands.report, run, data=data, gene_sets=gene_sets)
 
 
 @app.command(cls=Once)

@@ -226,7 +226,7 @@ def _at_time(
     return there
 
 
-def report(folder: Path, *, data: Path | None) -> None:
+def report(folder: Path, *, data: Path | None, gene_sets: Path | None = None) -> None:
     """Write a run's page again.
 
     Parameters
@@ -235,6 +235,8 @@ def report(folder: Path, *, data: Path | None) -> None:
         Of a finished run.
     data
         The cells with their counts; None takes the file that was fitted, or the run's own copy.
+    gene_sets
+        A GMT file, for a section on gene sets.
     """
     from chreode.report import write_report
 
@@ -255,7 +257,7 @@ def report(folder: Path, *, data: Path | None) -> None:
         )
         raise InputError(msg) from None
     title = Path(facts["call"]["file"]).name
-    about = {"scores": scores, "command": facts["command"], "title": title}
+    about = {"scores": scores, "command": facts["command"], "title": title, "gene_sets": gene_sets}
     out = write_report(
         folder / "report.html", model=model, cells=cells, **about, progress=sys.stderr.isatty()
     )

@@ -17,10 +17,11 @@ from chreode.io.write import atomic_path
 from chreode.report import modalities, sections
 from chreode.report.draw import number
 from chreode.report.flow_section import flow_section
+from chreode.report.gene_sets import gene_sets_section
 from chreode.report.maps import package_version, project_2d
 from chreode.report.pack import axis, pack_text, plain
 from chreode.report.palette import CATEGORICAL, OTHER, SEQUENTIAL_DARK, SEQUENTIAL_LIGHT, UNKNOWN
-from chreode.report.private import private_codes, responses_section
+from chreode.report.private import private_codes, responses_of, responses_section
 from chreode.report.regulation_section import regulation_section
 from chreode.report.score_tables import scores_section
 from chreode.report.variables import choose_features, columns_of, feature_values
@@ -45,6 +46,7 @@ def collect(
     command: str | Sequence[str],
     *,
     title: str = "",
+    gene_sets: str | os.PathLike[str] | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -62,6 +64,8 @@ def collect(
         What was typed.
     title
         Heading of the page; the source's name when empty.
+    gene_sets
+        A GMT file, whose sets are held against dimensions, components and responses.
     seed
         Of the map, and of the draw of cells when there are more than 50,000.
     progress
@@ -90,13 +94,17 @@ def collect(
     private = private_codes(model, cells, rows=rows, columns=payload["columns"])
     if codes or private:
         payload["codes"] = [{"colour": code["colour"], "xy": code["xy"]} for code in [*codes, *private]]
+    responses = responses_of(model, cells, modality=modality, seed=seed)
     context = {
         "title": title or Path(cells.reading.source).name,
         "read": sections.read_section(cells, brief=modalities.several(model)),
         "modalities": modalities.modalities_section(model, cells),
         "codes": codes,
         "private": private,
-        "responses": responses_section(model, cells, modality=modality, seed=seed),
+        "responses": responses_section(responses),
+        "gene_sets": gene_sets_section(
+            model, gene_sets, modality=modality, responses=responses, progress=progress
+        ),
         "flow": flow_section(model, seed=seed, progress=progress),
         "regulation": regulation_section(model, seed=seed, progress=progress),
         "recipe": sections.recipe_section(model, cells),
@@ -217,6 +225,7 @@ def write_report(
     scores: Mapping[str, Any],
     command: str | Sequence[str],
     title: str = "",
+    gene_sets: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> Path:
     """Write the page about a fitted model: one file that needs no other, nor a network.
@@ -227,7 +236,7 @@ def write_report(
     ----------
     path
         Of the page; its folder is made when absent.
-    model, cells, scores, command, title, progress
+    model, cells, scores, command, title, gene_sets, progress
         As in `collect`.
 
     Returns
@@ -240,7 +249,8 @@ def write_report(
     InputError
         When ``cells`` are not the cells of the model, or the path cannot be written.
     """
-    text = render(collect(model, cells, scores, command, title=title, progress=progress))
+    about: dict[str, Any] = {"title": title, "gene_sets": gene_sets, "progress": progress}
+    text = render(collect(model, cells, scores, command, **about))
     with atomic_path(path) as beside:
         beside.write_text(text, encoding="utf-8", newline="\n")
     return Path(path)

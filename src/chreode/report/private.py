@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from chreode.cells import Cells
     from chreode.layout import Covariate
 
-__all__ = ["attribute_of", "private_codes", "responses_section"]
+__all__ = ["Response", "attribute_of", "private_codes", "responses_of", "responses_section"]
 
 DECODED = 2000  # cells of the first level, of which a response is told
 SHOWN = 20  # features of a table
@@ -74,8 +74,19 @@ def private_codes(
     return out
 
 
-def responses_section(model: Any, cells: Cells, *, modality: str, seed: int) -> list[dict[str, Any]]:
-    """What the model expects of cells of one level under another: a table for each pair of levels.
+class Response(NamedTuple):
+    """What the model expects of cells of one level under another: features by groups."""
+
+    column: str
+    before: str
+    after: str
+    effect: str
+    change: pd.DataFrame
+    unseen: frozenset[str]
+
+
+def responses_of(model: Any, cells: Cells, *, modality: str, seed: int) -> list[Response]:
+    """Predicted responses of each condition, of one fit.
 
     Of columns that the recipe was told of as conditions (covariates; of `patches` and its like, attributes),
     the level that is called as controls are, else the commonest, is changed to each of the others.
@@ -95,22 +106,31 @@ def responses_section(model: Any, cells: Cells, *, modality: str, seed: int) -> 
     for covariate in _conditions(model, cells):
         levels = cells.level_names(covariate.column)
         counts = [int((levels == level).sum()) for level in covariate.levels]
-        controls = [
-            k for k, level in enumerate(covariate.levels) if level.casefold() in _CONTROLS and counts[k]
+        # Controls before all others, then the commonest.
+        named = [level.casefold() in _CONTROLS for level in covariate.levels]
+        first = covariate.levels[
+            max(range(len(counts)), key=lambda k: (named[k] and counts[k] > 0, counts[k]))
         ]
-        first = controls[0] if controls else int(np.argmax(counts))
-        groups, told = _groups(cells, levels == covariate.levels[first])
+        groups, told = _groups(cells, levels == first)
+        mask = _some(told & (levels == first), seed=seed)
         for other, n in zip(covariate.levels, counts, strict=True):
-            if other == covariate.levels[first] or not n:
+            if other == first or not n:
                 continue
-            asked: dict[str, Any] = {covariate.column: (covariate.levels[first], other)}
-            asked["where"] = _some(told & (levels == covariate.levels[first]), seed=seed)
+            asked: dict[str, Any] = {covariate.column: (first, other), "where": mask, "groups": groups}
             try:
-                table = response(model, groups=groups, modality=modality, draws=0, **asked)
+                table = response(model, modality=modality, draws=0, **asked)
             except InputError:  # a column that nothing was learned of: named, but idle in this recipe
                 continue
-            found.append(_shown(table, covariate, other, seen=_seen(cells, groups, levels == other)))
+            effect = "log2_fold_change" if "log2_fold_change" in table else "change"
+            wide = table.pivot(index="feature", columns="group", values=effect)
+            few = _unseen(cells, groups, levels == other, list(map(str, wide.columns)))
+            found.append(Response(covariate.column, first, other, effect, wide, few))
     return found
+
+
+def responses_section(responses: Sequence[Response]) -> list[dict[str, Any]]:
+    """The features that answer most, groups beside each other: a table for each response."""
+    return [_table(one) for one in responses]
 
 
 def _conditions(model: Any, cells: Cells) -> list[Covariate]:
@@ -139,28 +159,24 @@ def _some(mask: np.ndarray, *, seed: int) -> np.ndarray:
     return some
 
 
-def _seen(cells: Cells, groups: str | None, second: np.ndarray) -> dict[str, int]:
+def _unseen(cells: Cells, groups: str | None, second: np.ndarray, names: Sequence[str]) -> frozenset[str]:
+    """Groups that have hardly a cell of the second level."""
     if groups is None:
-        return {"all": int(second.sum())}
-    names, numbers = np.unique(cells.level_names(groups)[second].astype(str), return_counts=True)
-    return dict(zip(names.tolist(), map(int, numbers), strict=True))
+        return frozenset()
+    levels = cells.level_names(groups)[second].astype(str)
+    return frozenset(name for name in names if (levels == name).sum() < _SEEN)
 
 
-def _shown(
-    table: pd.DataFrame, covariate: Covariate, other: str, *, seen: Mapping[str, int]
-) -> dict[str, Any]:
-    """The features that answer most, groups beside each other."""
-    effect = "log2_fold_change" if "log2_fold_change" in table else "change"
-    wide = table.pivot(index="feature", columns="group", values=effect)
-    strongest = wide.abs().max(axis=1).nlargest(SHOWN).index
-    values: Float[np.ndarray, "f k"] = wide.loc[strongest].to_numpy()
+def _table(one: Response) -> dict[str, Any]:
+    strongest = one.change.abs().max(axis=1).nlargest(SHOWN).index
+    values: Float[np.ndarray, "f k"] = one.change.loc[strongest].to_numpy()
     most = max(float(np.abs(values).max(initial=0)), 1e-9)
     return {
-        "column": covariate.column,
-        "before": table.attrs["condition"][covariate.column][0],
-        "after": other,
-        "log": effect == "log2_fold_change",
-        "groups": [{"name": str(g), "unseen": seen.get(str(g), 0) < _SEEN} for g in wide.columns],
+        "column": one.column,
+        "before": one.before,
+        "after": one.after,
+        "log": one.effect == "log2_fold_change",
+        "groups": [{"name": str(g), "unseen": str(g) in one.unseen} for g in one.change.columns],
         "rows": [
             {
                 "feature": str(feature),
