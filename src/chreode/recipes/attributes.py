@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Interval, MinLen
@@ -14,10 +13,9 @@ from chreode.events import centre_decoder, start_codes
 from chreode.infer import Codebook, Encoder, LevelCodes, NoisyEncoder
 from chreode.model import Latent, LatentModel
 from chreode.objective import Objective, Ramp, discrepancy, prior, reconstruction
-from chreode.plan import Plan
 from chreode.priors import Flat, StandardNormal
 from chreode.recipe import Build, recipe
-from chreode.recipes.groups import (
+from chreode.recipes.conditions import (
     Inference,
     Inferred,
     Likelihood,
@@ -27,6 +25,7 @@ from chreode.recipes.groups import (
     critics_of,
     decoded,
     one_of,
+    planned,
 )
 from chreode.recipes.vae import Dim, Dropout, Share, Width
 
@@ -242,7 +241,5 @@ def _optimised(
     latents = {"shared": Latent(own, StandardNormal(dim))}
     latents |= {c: Latent(LevelCodes(layout, c, widths[c]), Flat(widths[c])) for c in chosen}
     model = LatentModel(latents, decoded(layout.without(*chosen), widths, hidden, likelihood))
-    plan = Plan(weight_decay=1e-6, events=(check_crossing(chosen), start_codes(), centre_decoder()))
-    plan = plan.with_steps(1500, n_cells=layout.n_cells)
-    plan = replace(plan, lr={**plan.lr, "codes": 1e-2})
+    plan = planned(layout, check_crossing(chosen), start_codes(), centre_decoder())
     return Build(model, Objective(reconstruction(), prior("shared")), plan)

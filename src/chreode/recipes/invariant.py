@@ -9,7 +9,15 @@ from chreode.model import Latent, LatentModel
 from chreode.objective import Ramp, correlation
 from chreode.priors import ConditionalNormal
 from chreode.recipe import Build, recipe
-from chreode.recipes.groups import Inference, Inferred, Likelihood, Weight, assembled, attributes_of, decoded
+from chreode.recipes.conditions import (
+    Inference,
+    Inferred,
+    Likelihood,
+    Weight,
+    assembled,
+    attributes_of,
+    decoded,
+)
 from chreode.recipes.vae import Dim, Dropout, Share, Width
 from chreode.words import listing
 

@@ -1,0 +1,204 @@
+"""What recipes of conditions are built from: their attributes, inference, critics and plan."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Interval
+
+from chreode.crossing import check_crossing
+from chreode.decoders import layered
+from chreode.errors import InputError
+from chreode.events import centre_decoder, count_levels, pair_codes, start_codes
+from chreode.infer import Encoder, PrincipalStart, PriorStart, VariationalCodebook, VariationalEncoder
+from chreode.likelihoods import heads, usual
+from chreode.objective import Objective, Ramp, adversary, kl, reconstruction
+from chreode.penalties import Critic
+from chreode.plan import Event, Plan
+from chreode.recipe import Build
+from chreode.words import listing
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from chreode.layout import Layout
+    from chreode.model import LatentModel
+    from chreode.objective import Term
+
+__all__ = [
+    "Inference",
+    "Inferred",
+    "Likelihood",
+    "Weight",
+    "assembled",
+    "attributes_of",
+    "critics_of",
+    "decoded",
+    "one_of",
+    "planned",
+]
+
+Likelihood = Literal["nb", "poisson", "zinb", "bernoulli", "normal"] | None
+Inference = Literal["encoder", "free"]
+Weight = Annotated[float, Interval(ge=0)]
+_HIDDEN: tuple[int, ...] = (128,)  # of encoders, where the decoder is linear
+_CODE_LR = 1e-2  # of free codes, as of vad
+_STEPS = 1500  # at least, however few cells there are
+
+
+def attributes_of(
+    layout: Layout, named: tuple[str, ...] | None, *, continuous: bool = False
+) -> tuple[str, ...]:
+    """The columns a recipe takes for attributes: those named, else the covariates.
+
+    Parameters
+    ----------
+    layout
+        Of the cells.
+    named
+        By the user, or None.
+    continuous
+        Whether continuous columns are taken too; else categorical ones alone.
+
+    Raises
+    ------
+    InputError
+        For a column that was not read, has a single level or is of the wrong kind, and where there are none.
+    """
+    if named is None:
+        mine = [c for c in layout.covariates.values() if c.role == "covariate"]
+        named = tuple(c.column for c in mine if c.categorical or continuous)
+    found = [layout.resolve(name) for name in named]
+    if not found:
+        columns = listing(layout.covariates) if layout.covariates else "none"
+        kind = "covariate" if continuous else "categorical covariate"
+        msg = (
+            f"Expected a {kind} as attribute; found columns {columns}, none of which is one. "
+            "Read the cells with covariates='condition', say, or let attributes= name columns that were read."
+        )
+        raise InputError(msg)
+    for covariate in found:
+        if len(covariate.levels) < 2 and (covariate.categorical or not continuous):
+            held = f"one level, {listing(covariate.levels)}" if covariate.levels else "a continuous column"
+            msg = (
+                f"Expected attributes with at least two levels; found {held}, in {covariate.column!r}. Leave "
+                "it out, or read cells of several levels."
+            )
+            raise InputError(msg)
+        if covariate.column == "shared":
+            msg = (
+                "Expected attributes of other names than 'shared', the code of all cells. Rename the column."
+            )
+            raise InputError(msg)
+    return tuple(c.column for c in found)
+
+
+def one_of(layout: Layout, named: str | None, *, called: str) -> str:
+    """The one attribute of a recipe that knows only one."""
+    found = attributes_of(layout, None if named is None else (named,))
+    if len(found) > 1:
+        msg = f"Expected one {called}; found {listing(found)}. Name it: {called}={found[0]!r}."
+        raise InputError(msg)
+    return next(iter(found))
+
+
+def decoded(
+    layout: Layout, widths: dict[str, int], hidden: tuple[int, ...], likelihood: str | None
+) -> nn.Module:
+    """A decoder of the first modality under the likelihood that its values ask for."""
+    modality, described = next(iter(layout.modalities.items()))
+    return layered(
+        layout, widths, heads={modality: heads[likelihood or usual[described.kind]]}, hidden=hidden
+    )
+
+
+class Inferred:
+    """How the latents of one recipe are inferred: by encoders, or as free Gaussians.
+
+    Parameters
+    ----------
+    layout
+        Of the cells.
+    hidden, dropout
+        Of encoders.
+    kind
+        ``encoder`` or ``free``.
+    clear_of
+        Columns that shared codes are to say nothing of.
+    sees
+        Columns that encoders of shared codes see; none, so that they need not be known.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        hidden: tuple[int, ...],
+        dropout: float,
+        kind: Inference,
+        clear_of: tuple[str, ...],
+        sees: tuple[str, ...] = (),
+    ) -> None:
+        self.layout, self.hidden, self.dropout = layout, hidden, dropout
+        self.free, self.sees = kind == "free", sees
+        self.clear_of = next((c for c in clear_of if layout.resolve(c).categorical), None)
+
+    def shared(self, dim: int) -> nn.Module:
+        """Of the code that all cells have; free ones start clear of the first categorical column."""
+        if self.free:
+            return VariationalCodebook(self.layout.n_cells, dim, start=self.start(dim))
+        return self._encoder(dim, self.sees)
+
+    def start(self, dim: int) -> PrincipalStart:
+        """Where free shared codes start."""
+        return PrincipalStart(self.layout, dim, batch=self.clear_of)
+
+    def private(self, dim: int, *, prior: nn.Module | None = None, sees: tuple[str, ...] = ()) -> nn.Module:
+        """Of the code of a level; free ones start where their prior is, or at zero."""
+        if self.free:
+            start: Any = PriorStart(prior) if prior is not None else None
+            return VariationalCodebook(self.layout.n_cells, dim, start=start)
+        return self._encoder(dim, sees, around=prior)
+
+    def _encoder(
+        self, dim: int, sees: tuple[str, ...], *, around: nn.Module | None = None
+    ) -> VariationalEncoder:
+        how: dict[str, Any] = {"norm": "batch", "dropout": self.dropout, "columns": sees}
+        layout = self.layout.conditioned_by(*sees)
+        encoder = Encoder(layout, 2 * dim, hidden=self.hidden[::-1] or _HIDDEN, **how)
+        return VariationalEncoder(encoder, around=around)
+
+
+def critics_of(
+    layout: Layout, columns: tuple[str, ...], dim: int, *, against: float, warm_up: float
+) -> tuple[dict[str, Critic], list[Term]]:
+    """What keeps levels of columns out of shared codes, by weight: critics, and the terms that train them."""
+    if not against:
+        return {}, []
+    ramp = Ramp(end=against, until=warm_up)
+    critics = {column: Critic(dim, len(layout.resolve(column).levels)) for column in columns}
+    return critics, [adversary("shared", column, weight=ramp) for column in columns]
+
+
+def assembled(
+    layout: Layout,
+    model: LatentModel,
+    *,
+    warm_up: float,
+    terms: list[Term],
+    attributes: tuple[str, ...],
+) -> Build:
+    """Divergences that arrive at their weight, with what else there is to check, count and learn."""
+    names = [name for name, latent in model.latents.items() if not latent.of_levels]
+    divergence = [replace(kl(name, weight=Ramp(until=warm_up)), name=f"kl {name}") for name in names]
+    arrived = Event("divergence at full weight", lambda _: None, at=warm_up)
+    events = [check_crossing(attributes), count_levels(), start_codes(), centre_decoder(), arrived]
+    plan = planned(layout, *events, pair_codes("shared"))
+    return Build(model, Objective(reconstruction(), *divergence, *terms), plan)
+
+
+def planned(layout: Layout, *events: Event) -> Plan:
+    """Enough steps for few cells too, and codes that are free move faster than weights."""
+    plan = Plan(weight_decay=1e-6, events=events).with_steps(_STEPS, n_cells=layout.n_cells)
+    return replace(plan, lr={**plan.lr, "codes": _CODE_LR})
