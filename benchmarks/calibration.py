@@ -11,9 +11,9 @@ kind is the log2 ratio of mean shares over 4,000 more of its cells, under both c
 Coverage of 90 % intervals over genes and kinds, of ``chreode.response`` and of three calculations from the
 changes of the same fits: Student's t by each gene's own variance over fits; by a variance shrunken to that
 of all genes, as of limma (Smyth, 2004); by one variance of all genes of a kind. *Counts alone*: ratios of
-mean shares of the measured cells under both, drawn again as often, without a model. *error*: root mean
-square of estimate less truth; *spread*: that of the standard deviations of fits; *slope*: of estimates on
-the truth.
+mean shares of the measured cells under both, drawn again as often, without a model; for ``d`` the mean of
+the other kinds' log ratios. *error*: root mean square of estimate less truth; *spread*: that of the
+standard deviations of fits; *slope*: of estimates on the truth.
 """
 
 from __future__ import annotations
@@ -141,6 +141,7 @@ def measured(setting: str, seed: int, number: int) -> np.ndarray:
                 # A molecule in all of the cells keeps the logarithm finite.
                 ends = [share[rng.choice(rows, len(rows))].mean(0) + 1 / counts[rows].sum() for rows in sides]
                 ratios[k] = np.log2(ends[1] / ends[0])
+        ratios[KINDS.index(UNSEEN)] = np.nanmean(ratios, axis=0)
         found.append(ratios)
     return np.stack(found)
 

@@ -72,7 +72,7 @@ def two_levels() -> tuple[ConditionalNormal, Cells]:
     cells = tiny()
     prior = ConditionalNormal(cells.layout, ["plate"], 1)
     with torch.no_grad():
-        prior.vectors[0].copy_(torch.tensor([[1.0, -1.0], [-1.0, 1.0]]))
+        prior.sums.vectors[0].copy_(torch.tensor([[1.0, -1.0], [-1.0, 1.0]]))
     return prior, cells
 
 

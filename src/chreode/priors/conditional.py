@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from chreode.axes import Float, Tensor
+from chreode.layers import Conditions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,31 +91,28 @@ class ConditionalNormal(nn.Module):
 
     def __init__(self, layout: Layout, columns: Sequence[str], dim: int, *, mean: bool = True) -> None:
         super().__init__()
-        found = [layout.resolve(column) for column in columns]
-        self.columns, self.dim, self.means = [c.column for c in found], dim, mean
-        self.categorical = [c.categorical for c in found]
-        rows = [max(1, len(c.levels)) for c in found]
+        names = [layout.resolve(column).column for column in columns]
+        self.dim, self.means = dim, mean
         width = 2 * dim if mean else dim
-        self.vectors = nn.ParameterList([nn.Parameter(0.01 * torch.randn(r, width)) for r in rows])
+        self.sums = Conditions(layout.conditioned_by(*names), width, columns=names)
+        for vectors in self.sums.vectors:
+            nn.init.normal_(vectors, std=0.01)
+
+    @property
+    def columns(self) -> list[str]:
+        """Whose levels say where codes are."""
+        return self.sums.columns
 
     def forward(self, cells: Cells, given: Any = None) -> ConditionalDensity:
         """The density of the codes of ``cells``: each has its own."""
-        vectors = list(self.vectors)
-        total = vectors[0].new_zeros(len(cells), vectors[0].shape[1])
-        for column, categorical, vector in zip(self.columns, self.categorical, vectors, strict=True):
-            value = cells.covariates[column]
-            if categorical:
-                table = torch.cat([vector - vector.mean(0), vector.new_zeros(1, vector.shape[1])])
-                total = total + table[value]
-            else:
-                total = total + value.nan_to_num(0.0)[:, None] * vector
+        total: Any = self.sums(cells)
         log_variance = 6 * torch.tanh(total[:, : self.dim] / 6)
         mean = total[:, self.dim :] if self.means else torch.zeros_like(log_variance)
         return ConditionalDensity(mean, log_variance)
 
     def mixture(self) -> ConditionalDensity:
         """The density of the codes of a cell of no known level."""
-        nothing = self.vectors[0].new_zeros(1, self.dim)
+        nothing = self.sums.vectors[0].new_zeros(1, self.dim)
         return ConditionalDensity(nothing, nothing)
 
     @torch.no_grad()
