@@ -13,6 +13,7 @@ from rich.text import Text
 import chreode.recipes  # noqa: F401  (registers chreode's own)
 from chreode.errors import InputError
 from chreode.folder import file_name, fresh_table, kept_counts, model_folder
+from chreode.interpret.asked import column_level
 from chreode.load import load
 from chreode.perturb.answers import response, response_figure, surest
 from chreode.words import listing, many
@@ -61,10 +62,7 @@ def change_level(
     asked
         ``where``, ``groups``, ``modality``, ``private``, ``draws`` and ``seed`` of `chreode.response`.
     """
-    column, _, after = to.partition("=")
-    if not column or not after:
-        msg = f"Expected --set as COLUMN=LEVEL; found {to!r}. Write --set condition=stim, say."
-        raise InputError(msg)
+    column, after = column_level(to, name="--set")
     where, facts = zip(*(model_folder(folder) for folder in folders), strict=True)
     out = out or folders[0].expanduser() / "counterfactual" / f"{_name(to, before, len(folders), asked)}.csv"
     with fresh_table(out, overwrite=overwrite) as (beside, picture):

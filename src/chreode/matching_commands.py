@@ -12,7 +12,7 @@ from rich.text import Text
 import chreode.recipes  # noqa: F401  (registers chreode's own)
 from chreode.errors import InputError
 from chreode.folder import file_name, fresh_table, kept_counts, model_folder
-from chreode.interpret.asked import OWN
+from chreode.interpret.asked import OWN, column_level
 from chreode.interpret.match import match
 from chreode.interpret.matches import match_figure
 from chreode.load import load
@@ -92,10 +92,7 @@ def _levels(name: str, typed: Sequence[str]) -> dict[str, list[str]]:
     """Levels by column, of several COLUMN=LEVEL."""
     found: dict[str, list[str]] = {}
     for one in typed:
-        column, _, level = one.partition("=")
-        if not column or not level:
-            msg = f"Expected --{name} as COLUMN=LEVEL; found {one!r}. Write --{name} tissue=tumour, say."
-            raise InputError(msg)
+        column, level = column_level(one, name=f"--{name}")
         found.setdefault(column, []).append(level)
     return found
 

@@ -18,7 +18,7 @@ from chreode.words import level_name, listing, many, nearest
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
-__all__ = ["Asked", "asked_of"]
+__all__ = ["Asked", "asked_of", "column_level"]
 
 OWN = "component"
 """What the model's own components are called, where no column is."""
@@ -96,10 +96,7 @@ class Asked:
             When it is neither, or holds no cell.
         """
         if isinstance(group, str):
-            column, equals, level = group.partition("=")
-            if not equals or not column or not level:
-                msg = f"Expected {name} as COLUMN=LEVEL; found {group!r}. Write 'cell_type=B cell', say."
-                raise InputError(msg)
+            column, level = column_level(group, name=name)
             return self.of_level(column, level), column
         mask = np.asarray(group)
         if mask.dtype != bool or mask.shape != (len(self),) or not mask.any():
@@ -163,6 +160,21 @@ class Asked:
         missing = found.isna().to_numpy()
         text = [None if lost else level_name(one) for one, lost in zip(found, missing, strict=True)]
         return np.asarray(text, dtype=object)
+
+
+def column_level(text: str, *, name: str) -> tuple[str, str]:
+    """The parts of ``COLUMN=LEVEL``.
+
+    Raises
+    ------
+    InputError
+        When either is missing, saying what ``name`` should be.
+    """
+    column, _, level = text.partition("=")
+    if not column or not level:
+        msg = f"Expected {name} as COLUMN=LEVEL; found {text!r}. Write 'cell_type=B cell', say."
+        raise InputError(msg)
+    return column, level
 
 
 def asked_of(cells: Any, *, source: Any = None, counted: bool = True) -> Asked:
