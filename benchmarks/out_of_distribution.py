@@ -1,6 +1,7 @@
 """Stimulated cells of a type that was never seen stimulated: predicted responses, and the mean of the others.
 
-    python benchmarks/out_of_distribution.py --folder kept --out benchmarks/results/out_of_distribution.md
+    python benchmarks/out_of_distribution.py --peers-python peers/bin/python --folder kept \
+        --out benchmarks/results/out_of_distribution.md
 
 ``kang``: five types of blood cells, controls and stimulated by interferon beta. One type's stimulated cells
 at a time are left out of everything. A change is that of the log of one more than the mean per ten thousand;
@@ -10,13 +11,15 @@ its bootstrap standard error over the cells left out; *told beyond the mean* the
 mean of the others leaves.
 
 ``patches`` was named for this before anything was run; others are there to compare. *arithmetic*: codes of
-a `vae` without conditions, moved by the mean difference of the other types', as of scGen.
+a `vae` without conditions, moved by the mean difference of the other types', as of scGen (which itself needs
+a scvi-tools of 2022 and does not import with a current one). Peers are scvi-tools' SCVI, SCANVI and
+ContrastiveVI, as `out_of_distribution_peer.py` says.
 """
 
 from __future__ import annotations
 
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import numpy as np
@@ -25,9 +28,13 @@ import results
 import scipy.sparse as sp
 import torch
 from data import FOLDER
+from scvi_fit import pack
 
 import chreode as ch
 from chreode.evaluate import change_scores, split_half_ceiling
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FILE, TYPE, CONDITION = "kang_ifnb_muscat.h5ad", "cell_type", "condition"
 BEFORE, AFTER = "ctrl", "stim"
@@ -50,6 +57,7 @@ RECIPES = {
     "scvi": lambda: ch.recipes.scvi(),
     "scdgd": lambda: ch.recipes.scdgd(),
 }
+PEERS = ("SCVI", "SCANVI", "ContrastiveVI")
 METHODS = ("no change", "mean of others", "arithmetic", *RECIPES)
 BOOTSTRAPS = 200
 
@@ -114,15 +122,35 @@ def moved(model: ch.FittedModel, train: ad.AnnData, kind: str) -> ch.Embedded:
     return here.replace(cells=here.cells, codes=codes)
 
 
+def job_of(path: Path, kind: str, *, model: str, seed: int) -> Path:
+    """Write what a peer is given."""
+    adata = load()
+    types, condition = adata.obs[TYPE].to_numpy(), adata.obs[CONDITION].to_numpy()
+    rows = np.flatnonzero(~((types == kind) & (condition == AFTER)))
+    numbers = {"types": pd.Index(TYPES).get_indexer(types[rows]), "kind": TYPES.index(kind), "seed": seed}
+    told = {"after": (condition[rows] == AFTER).astype(np.int64), "model": model}
+    np.savez(path, **pack("train", adata.X[rows]), **numbers, **told)
+    return path
+
+
+def of_peer(path: Path, kind: str, *, python: str, model: str, seed: int) -> dict[str, float]:
+    """Scores of a peer's prediction."""
+    job = job_of(path.with_suffix(".npz"), kind, model=model, seed=seed)
+    (out,) = results.run_peer(python, [job], script="out_of_distribution_peer.py")
+    before, after = np.load(out)["ends"]
+    return judged(np.log1p(after) - np.log1p(before), kind, seed=seed)
+
+
 def trial(kind: str, *, method: str, seed: int) -> dict[str, float]:
     """Scores of one prediction."""
+    return judged(predicted(load(), kind, method=method, seed=seed), kind, seed=seed)
+
+
+def judged(guess: np.ndarray, kind: str, *, seed: int) -> dict[str, float]:
+    """A predicted change beside the true one, and the mean of the other types."""
     adata = load()
     before, after = parts_of(adata, kind)
-    guess, others, truth = (
-        predicted(adata, kind, method=method, seed=seed),
-        of_others(adata, kind),
-        change(before, after),
-    )
+    others, truth = of_others(adata, kind), change(before, after)
     scores = change_scores(guess, truth, reference=others)
     rng = np.random.default_rng(seed)
     ahead = []
@@ -159,12 +187,18 @@ def ceilings() -> str:
 
 def main() -> None:
     """Leave out, predict, score, write the tables."""
-    options = results.options(__doc__, types=TYPES, methods=METHODS)
+    options = results.options(__doc__, peers="scvi-tools", types=TYPES, methods=METHODS)
     runs: list[dict[str, Any]] = []
     for method, kind, seed in product(options.methods, options.types, options.seeds):
         path = options.folder / f"{method.replace(' ', '_')}-{kind.replace(' ', '_')}-{seed}.json"
         found = results.kept(path, lambda m=method, k=kind, s=seed: trial(k, method=m, seed=s))
         runs.append({"method": method, "type": kind, "seed": seed, **found})
+    python = options.peers_python
+    for model, kind, seed in product(PEERS if python else (), options.types, options.seeds):
+        path = options.folder / f"{model}-{kind.replace(' ', '_')}-{seed}.json"
+        how = {"python": python, "model": model, "seed": seed}
+        found = results.kept(path, lambda p=path, k=kind, h=how: of_peer(p, k, **h))
+        runs.append({"method": f"{model} (scvi-tools)", "type": kind, "seed": seed, **found})
     frame = pd.DataFrame(runs)
     columns = {
         "pearson": "correlation",
@@ -180,7 +214,13 @@ def main() -> None:
     parts = {"Ceilings": ceilings(), "Mean over types": results.table(over, by=["method"], columns=columns)}
     for kind, group in frame.groupby("type", sort=False):
         parts[str(kind)] = results.table(group, by=["method"], columns=columns)
-    results.show(options.out, title="A type never seen stimulated", script="out_of_distribution", parts=parts)
+    results.show(
+        options.out,
+        title="A type never seen stimulated",
+        script="out_of_distribution",
+        parts=parts,
+        peers=True,
+    )
 
 
 if __name__ == "__main__":
