@@ -67,6 +67,8 @@ def test_responses_are_those_of_the_truth(data, model):
     assert table.attrs["source"] == "codes drawn from their posteriors, of one fit"
     ctrl = data[0].obs["kind"][(data[0].obs["condition"] == "ctrl").to_numpy()].value_counts()
     assert table.drop_duplicates("group").set_index("group")["cells"].to_dict() == ctrl.to_dict()
+    stim = data[0].obs["kind"][(data[0].obs["condition"] == "stim").to_numpy()].value_counts()
+    assert table.drop_duplicates("group").set_index("group")["seen"].to_dict() == stim.to_dict()
     again = ch.response(model, **ASKED, draws=4)
     pd.testing.assert_frame_equal(table, again)
 
@@ -112,6 +114,14 @@ def test_resampled_cells_are_named_apart(data):
     assert 0.55 < origin.nunique() / len(cells) < 0.7
     np.testing.assert_array_equal(drawn.measured["rna"].sum_rows(), data[0][origin].X.sum(1).A1)
     np.testing.assert_array_equal(drawn.names, cells.resampled(seed=1).names)
+
+
+def test_what_was_seen_is_told_whatever_cells_are_asked_about(data, model):
+    adata, asked = data[0], {"condition": ("ctrl", "stim"), "draws": 0}
+    kind, stim = adata.obs["kind"] == "x", adata.obs["condition"] == "stim"
+    assert set(ch.response(model, **asked, where="condition=ctrl")["seen"]) == {stim.sum()}
+    assert set(ch.response(model, **asked, where="kind=x")["seen"]) == {(kind & stim).sum()}
+    assert set(ch.response(model, **asked, where=(kind & ~stim).to_numpy())["seen"]) == {0}
 
 
 def test_sampled_private_codes_vary_and_transported_ones_do_not(model):

@@ -94,8 +94,9 @@ def response(
         ``log2_fold_change`` (``change`` of continuous values) with ``lower`` and ``upper``, ``p_value``
         (against no change, by Student's t with :math:`\nu_k + F - 1` degrees of freedom), ``q_value`` within
         the group (Benjamini-Hochberg), ``before`` and ``after`` (per ten thousand), ``cells``, and ``seen``:
-        how many cells of the group have the second level (of a group without any, others tell all). Of one
-        fit there are no p-values: its intervals, normal, say nothing of what other cells would have taught.
+        how many cells of the group, and of a mask ``where``, have the second level (of a group without any,
+        others tell all). Of one fit there are no p-values: its intervals, normal, say nothing of what other
+        cells would have taught.
         ``attrs``: ``condition``, ``modality``, ``fits``, ``source``: what intervals are made of.
 
     Raises
@@ -198,10 +199,8 @@ def _condition(condition: Mapping[str, Any]) -> tuple[str, tuple[str, str]]:
         raise InputError(msg)
     ((column, (before, after)),) = pairs.items()
     if str(before) == str(after):
-        msg = (
-            f"Expected two levels of {column!r}; found {before!r} twice. Name the level to come from, first,"
-        )
-        raise InputError(msg + " and the one to go to.")
+        msg = f"Expected two levels of {column!r}; found {before!r} twice. Name the level to come from"
+        raise InputError(msg + " first, and the one to go to.")
     return column, (str(before), str(after))
 
 
@@ -227,6 +226,7 @@ def _changes(
     name = embedded.modality(modality)
     described = embedded.cells.layout.modalities[name]
     told = _told(asked, groups, where)
+    own = isinstance(where, str) and where.partition("=")[0] == column  # which no cell of the second level is
     mask, names, group = _grouped(asked, column, levels[0], told)
     some = embedded.replace(cells=embedded.cells.replace(measured={})).pick(mask)
     pair = _Pair(some, {column: levels[1]}, group, modality=name, sample=private == "sample")
@@ -247,7 +247,7 @@ def _changes(
         before=before,
         after=after,
         cells=np.bincount(group, minlength=len(names)),
-        seen=np.array([(told[asked.levels(column) == levels[1]] == one).sum() for one in names]),
+        seen=_seen(asked, column, levels[1], told if not own else _told(asked, groups, None), names),
     )
 
 
@@ -257,6 +257,12 @@ def _told(asked: Asked, groups: str | None, where: Any) -> np.ndarray:
     if where is not None:
         told[~asked.group(where, name="where")[0]] = None
     return told
+
+
+def _seen(asked: Asked, column: str, after: str, told: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """How many cells of each group have the second level."""
+    theirs = told[asked.levels(column) == after]
+    return np.array([(theirs == name).sum() for name in names])
 
 
 def _grouped(
