@@ -145,7 +145,7 @@ def test_codes_of_a_new_level_are_those_its_cells_have() -> None:
 def test_a_conditional_prior_is_a_normal_of_each_cell() -> None:
     cells = some(unknown=True)
     prior = ConditionalNormal(cells.layout, ["type", "batch"], 2)
-    for vector in prior.vectors:
+    for vector in prior.sums.vectors:
         vector.data.normal_(generator=generator())
     density, z = prior(cells), torch.randn(40, 2, generator=generator(1))
     scale = (0.5 * density.log_variance).exp()

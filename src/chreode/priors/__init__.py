@@ -6,7 +6,7 @@ from chreode.priors.gaussians import MixtureDensity
 from chreode.priors.hierarchy import HierarchyDensity, LabelHierarchy
 from chreode.priors.labelled import LabelledDensity, LabelledMixture
 from chreode.priors.mixture import Mixture
-from chreode.priors.normal import Flat, FlatDensity, NormalDensity, StandardNormal
+from chreode.priors.normal import Flat, FlatDensity, NormalDensity, ShiftedNormal, StandardNormal
 from chreode.priors.placement import count_communities
 from chreode.priors.softball import Softball
 from chreode.priors.switched import SwitchedDensity, SwitchedNormal
@@ -28,6 +28,7 @@ __all__ = [
     "Mixture",
     "MixtureDensity",
     "NormalDensity",
+    "ShiftedNormal",
     "Softball",
     "StandardNormal",
     "SwitchedDensity",

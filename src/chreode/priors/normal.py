@@ -14,7 +14,7 @@ from chreode.errors import InputError
 if TYPE_CHECKING:
     from chreode.cells import Cells
 
-__all__ = ["Flat", "FlatDensity", "NormalDensity", "StandardNormal"]
+__all__ = ["Flat", "FlatDensity", "NormalDensity", "ShiftedNormal", "StandardNormal"]
 
 
 class NormalDensity:
@@ -92,6 +92,82 @@ class StandardNormal(nn.Module):
     def modes(self) -> Float[Tensor, "1 d"]:
         """Where the density is greatest."""
         return torch.zeros(1, self.dim)
+
+
+class ShiftedDensity(NormalDensity):
+    """A normal density of unit variance about a mean that all dimensions and cells have.
+
+    Parameters
+    ----------
+    dim
+        Dimensions of a code.
+    location
+        The mean.
+    n
+        Of how many cells.
+    """
+
+    __slots__ = ("location", "n")
+
+    def __init__(self, dim: int, location: float, n: int = 1) -> None:
+        super().__init__(dim)
+        self.location, self.n = location, n
+
+    @property
+    def mean(self) -> Float[Tensor, "n d"]:
+        """Where each cell's code is to be expected."""
+        return torch.full((self.n, self.dim), self.location)
+
+    def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """Log density of each code, in nats."""
+        return super().log_prob(z - self.location)
+
+    def kl(self, posterior: Any, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """Kullback-Leibler divergence of a Gaussian posterior, in closed form; ``z`` does not matter."""
+        mean, variance = posterior.mean - self.location, posterior.variance
+        return 0.5 * (mean.square() + variance - variance.log() - 1).sum(1)
+
+    def sample(self, n: int, generator: torch.Generator) -> Float[Tensor, "n d"]:
+        """Draw codes, on the device of the generator."""
+        return super().sample(n, generator) + self.location
+
+
+class ShiftedNormal(StandardNormal):
+    r"""A prior of unit variance about another mean than zero, which is where a code is that is not there.
+
+    .. math:: z \sim N(m 1, I)
+
+    A decoder that sees zero where a code is absent learns from the mean, at no divergence, what its presence
+    does to all cells. About zero a shift that all cells share would cost half the square of its length.
+
+    Parameters
+    ----------
+    dim
+        Dimensions of a code ``d``.
+    location
+        The mean of every dimension.
+
+    Examples
+    --------
+    >>> ShiftedNormal(2, 1.0).modes()
+    tensor([[1., 1.]])
+    """
+
+    def __init__(self, dim: int, location: float) -> None:
+        super().__init__(dim)
+        self.location = float(location)
+
+    def forward(self, cells: Cells | None = None, given: Any = None) -> ShiftedDensity:
+        """The density of the codes of ``cells``, the same for all of them."""
+        return ShiftedDensity(self.dim, self.location, 1 if cells is None else len(cells))
+
+    def mixture(self) -> ShiftedDensity:
+        """The density of the codes of any cell."""
+        return self()
+
+    def modes(self) -> Float[Tensor, "1 d"]:
+        """Where the density is greatest."""
+        return self().mean
 
 
 class FlatDensity:

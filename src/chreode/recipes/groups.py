@@ -10,7 +10,7 @@ from chreode.errors import InputError
 from chreode.gated import Gate
 from chreode.model import Latent, LatentModel
 from chreode.objective import closed
-from chreode.priors import StandardNormal, SwitchedNormal
+from chreode.priors import ShiftedNormal, StandardNormal, SwitchedNormal
 from chreode.recipe import Build, recipe
 from chreode.recipes.conditions import (
     Inference,
@@ -100,13 +100,14 @@ def multigroupvi(
     inference: Inference = "encoder",
     against: Weight = 5.0,
     penalty: Weight = 1.0,
+    location: Annotated[float, Interval(ge=0, le=5)] = 1.0,
     dropout: Dropout = 0.1,
     warm_up: Share = 0.25,
 ) -> Build:
     r"""multiGroupVI: a code that all groups share, and one more for each group that only its cells have.
 
     .. math::
-        z_i \sim N(0, I), \quad t_{i\gamma} \sim N(0, I), \quad
+        z_i \sim N(0, I), \quad t_{i\gamma} \sim N(m 1, I), \quad
         x_i \sim p\big(x \mid f(z_i, 0, \dots, t_{i\gamma_i}, \dots, 0)\big), \quad
         L = \frac1n \sum_i \big[-E_{q_i} \log p(x_i | \cdot)
         + w(t)\,(\mathrm{KL}_{z} + \mathrm{KL}_{t_{\gamma_i}})
@@ -127,6 +128,8 @@ def multigroupvi(
         As of `patches`.
     penalty
         :math:`\omega`, which keeps the codes of other groups at zero.
+    location
+        Mean :math:`m` of each dimension of a group's code in its cells; published 0.
     """
     column = one_of(layout, group, called="group")
     gates = {f"{column}={level}": (level,) for level in layout.resolve(column).levels}
@@ -140,6 +143,7 @@ def multigroupvi(
         likelihood=likelihood,
         against=against,
         penalty=penalty,
+        location=location,
         warm_up=warm_up,
     )
 
@@ -157,13 +161,14 @@ def contrastivevi(
     inference: Inference = "encoder",
     against: Weight = 5.0,
     penalty: Weight = 1.0,
+    location: Annotated[float, Interval(ge=0, le=5)] = 1.0,
     dropout: Dropout = 0.1,
     warm_up: Share = 0.25,
 ) -> Build:
     r"""contrastiveVI: a code that all cells share, and a salient one that cells of the background lack.
 
     .. math::
-        z_i \sim N(0, I), \quad s_i \sim N(0, I), \quad
+        z_i \sim N(0, I), \quad s_i \sim N(m 1, I), \quad
         x_i \sim p\big(x \mid f(z_i, g_i s_i)\big), \quad
         L = \frac1n \sum_i \big[-E_{q_i} \log p(x_i | \cdot) + w(t)\,(\mathrm{KL}_z + g_i\,\mathrm{KL}_s)
         + \omega\,(1 - g_i)\, W_2^2(q^s_i, \delta_0) + \lambda\, \max_r \log r(y_i | z_i)\big]
@@ -185,6 +190,8 @@ def contrastivevi(
         As of `patches`.
     penalty
         :math:`\omega`, which keeps salient codes of the background at zero.
+    location
+        Mean :math:`m` of each dimension of a salient code; published 0.
     """
     column = one_of(layout, condition, called="condition")
     levels = layout.resolve(column).levels
@@ -205,6 +212,7 @@ def contrastivevi(
         likelihood=likelihood,
         against=against,
         penalty=penalty,
+        location=location,
         warm_up=warm_up,
     )
 
@@ -219,6 +227,7 @@ def _gated(
     likelihood: str | None,
     against: float,
     penalty: float,
+    location: float,
     warm_up: float,
 ) -> Build:
     """A shared code, and private ones that only cells of some levels have."""
@@ -226,7 +235,9 @@ def _gated(
     latents = {"shared": Latent(how.shared(dim), StandardNormal(dim))}
     for name, levels in gates.items():
         gate = Gate(layout, column, levels, dims=dims)
-        latents[name] = Latent(how.private(private), StandardNormal(private), only=gate)
+        prior = ShiftedNormal(private, location)
+        # Encoders are not to begin there: what they say of cells without the code should be zero.
+        latents[name] = Latent(how.private(private, prior=prior if how.free else None), prior, only=gate)
     # A free Gaussian of a cell that lacks the code is never looked at: nothing need keep it anywhere.
     critics, terms = critics_of(layout, (column,), dim, against=against, warm_up=warm_up)
     terms += [] if how.free else [closed(name, weight=penalty) for name in gates]
