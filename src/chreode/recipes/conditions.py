@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Interval
 
 from chreode.crossing import check_crossing
-from chreode.decoders import layered
+from chreode.decoders import Bypass, layered
 from chreode.errors import InputError
 from chreode.events import centre_decoder, count_levels, pair_codes, start_codes
 from chreode.infer import Encoder, PrincipalStart, PriorStart, VariationalCodebook, VariationalEncoder
@@ -30,6 +30,7 @@ __all__ = [
     "Inference",
     "Inferred",
     "Likelihood",
+    "Mixing",
     "Weight",
     "assembled",
     "attributes_of",
@@ -42,6 +43,7 @@ __all__ = [
 Likelihood = Literal["nb", "poisson", "zinb", "bernoulli", "normal"] | None
 Inference = Literal["encoder", "free"]
 Weight = Annotated[float, Interval(ge=0)]
+Mixing = Annotated[float, Interval(ge=0, le=1)]
 _HIDDEN: tuple[int, ...] = (128,)  # of encoders, where the decoder is linear
 _CODE_LR = 1e-2  # of free codes, as of vad
 _STEPS = 1500  # at least, however few cells there are
@@ -104,13 +106,22 @@ def one_of(layout: Layout, named: str | None, *, called: str) -> str:
 
 
 def decoded(
-    layout: Layout, widths: dict[str, int], hidden: tuple[int, ...], likelihood: str | None
+    layout: Layout,
+    widths: dict[str, int],
+    hidden: tuple[int, ...],
+    likelihood: str | None,
+    *,
+    mixing: float = 1.0,
 ) -> nn.Module:
-    """A decoder of the first modality under the likelihood that its values ask for."""
+    """A decoder of the first modality under the likelihood that its values ask for.
+
+    With ``mixing`` below 1, all codes but the shared one go straight to its outputs (`Bypass`).
+    """
     modality, described = next(iter(layout.modalities.items()))
-    return layered(
-        layout, widths, heads={modality: heads[likelihood or usual[described.kind]]}, hidden=hidden
-    )
+    made: dict[str, Any] = {"heads": {modality: heads[likelihood or usual[described.kind]]}, "hidden": hidden}
+    if not hidden or mixing == 1:
+        return layered(layout, widths, **made)
+    return Bypass(layout, widths, straight=set(widths) - {"shared"}, mixing=mixing, **made)
 
 
 class Inferred:

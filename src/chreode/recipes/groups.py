@@ -16,6 +16,7 @@ from chreode.recipes.conditions import (
     Inference,
     Inferred,
     Likelihood,
+    Mixing,
     Weight,
     assembled,
     attributes_of,
@@ -43,6 +44,7 @@ def patches(
     likelihood: Likelihood = None,
     inference: Inference = "encoder",
     against: Weight = 5.0,
+    mixing: Mixing = 0.05,
     dropout: Dropout = 0.1,
     warm_up: Share = 0.25,
 ) -> Build:
@@ -73,6 +75,9 @@ def patches(
         ``encoder``, or ``free``: Gaussians over each cell's codes that are learned directly, as of `vad`.
     against
         Weight of the critics; 0 leaves them out.
+    mixing
+        How much hidden layers see of private codes, which also go straight to the log proportions: 0 for
+        effects that are the same in all kinds of cells, 1 for a decoder that mixes both (as published).
     """
     chosen = attributes_of(layout, attributes)
     how = Inferred(layout, hidden=hidden, dropout=dropout, kind=inference, clear_of=chosen)
@@ -83,7 +88,7 @@ def patches(
         latents[column] = Latent(how.private(width, prior=prior, sees=(column,)), prior)
     critics, terms = critics_of(layout, chosen, dim, against=against, warm_up=warm_up)
     widths = {"shared": dim} | {c: private * latents[c].prior.n_levels for c in chosen}
-    decoder = decoded(layout.without(*chosen), widths, hidden, likelihood)
+    decoder = decoded(layout.without(*chosen), widths, hidden, likelihood, mixing=mixing)
     model = LatentModel(latents, decoder, critics=critics)
     return assembled(layout, model, warm_up=warm_up, terms=terms, attributes=chosen)
 
@@ -101,6 +106,7 @@ def multigroupvi(
     against: Weight = 5.0,
     penalty: Weight = 1.0,
     location: Annotated[float, Interval(ge=0, le=5)] = 1.0,
+    mixing: Mixing = 0.05,
     dropout: Dropout = 0.1,
     warm_up: Share = 0.25,
 ) -> Build:
@@ -124,7 +130,7 @@ def multigroupvi(
         Dimensions of the shared code, and of that of a group.
     hidden, likelihood, dropout, warm_up
         As of `vae`.
-    inference, against
+    inference, against, mixing
         As of `patches`.
     penalty
         :math:`\omega`, which keeps the codes of other groups at zero.
@@ -144,6 +150,7 @@ def multigroupvi(
         against=against,
         penalty=penalty,
         location=location,
+        mixing=mixing,
         warm_up=warm_up,
     )
 
@@ -162,6 +169,7 @@ def contrastivevi(
     against: Weight = 5.0,
     penalty: Weight = 1.0,
     location: Annotated[float, Interval(ge=0, le=5)] = 1.0,
+    mixing: Mixing = 0.05,
     dropout: Dropout = 0.1,
     warm_up: Share = 0.25,
 ) -> Build:
@@ -186,7 +194,7 @@ def contrastivevi(
         Dimensions of the shared code, and of the salient one.
     hidden, likelihood, dropout, warm_up
         As of `vae`.
-    inference, against
+    inference, against, mixing
         As of `patches`.
     penalty
         :math:`\omega`, which keeps salient codes of the background at zero.
@@ -213,6 +221,7 @@ def contrastivevi(
         against=against,
         penalty=penalty,
         location=location,
+        mixing=mixing,
         warm_up=warm_up,
     )
 
@@ -228,6 +237,7 @@ def _gated(
     against: float,
     penalty: float,
     location: float,
+    mixing: float,
     warm_up: float,
 ) -> Build:
     """A shared code, and private ones that only cells of some levels have."""
@@ -242,6 +252,6 @@ def _gated(
     critics, terms = critics_of(layout, (column,), dim, against=against, warm_up=warm_up)
     terms += [] if how.free else [closed(name, weight=penalty) for name in gates]
     widths = {"shared": dim, **dict.fromkeys(gates, private)}
-    decoder = decoded(layout.without(column), widths, how.hidden, likelihood)
+    decoder = decoded(layout.without(column), widths, how.hidden, likelihood, mixing=mixing)
     model = LatentModel(latents, decoder, critics=critics)
     return assembled(layout, model, warm_up=warm_up, terms=terms, attributes=(column,))
