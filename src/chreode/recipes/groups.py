@@ -44,7 +44,7 @@ def patches(
     likelihood: Likelihood = None,
     inference: Inference = "encoder",
     against: Weight = 5.0,
-    mixing: Mixing = 0.05,
+    mixing: Mixing = 1.0,
     dropout: Dropout = 0.1,
     warm_up: Share = 0.25,
 ) -> Build:
@@ -76,8 +76,8 @@ def patches(
     against
         Weight of the critics; 0 leaves them out.
     mixing
-        How much hidden layers see of private codes, which also go straight to the log proportions: 0 for
-        effects that are the same in all kinds of cells, 1 for a decoder that mixes both (as published).
+        Below 1, private codes go straight to the log proportions, and hidden layers see so much of them: 0 for
+        effects that are the same in all kinds of cells. 1 is a decoder that mixes all codes, as published.
     """
     chosen = attributes_of(layout, attributes)
     how = Inferred(layout, hidden=hidden, dropout=dropout, kind=inference, clear_of=chosen)
@@ -106,7 +106,7 @@ def multigroupvi(
     against: Weight = 5.0,
     penalty: Weight = 1.0,
     location: Annotated[float, Interval(ge=0, le=5)] = 1.0,
-    mixing: Mixing = 0.05,
+    mixing: Mixing = 1.0,
     dropout: Dropout = 0.1,
     warm_up: Share = 0.25,
 ) -> Build:
@@ -169,7 +169,7 @@ def contrastivevi(
     against: Weight = 5.0,
     penalty: Weight = 1.0,
     location: Annotated[float, Interval(ge=0, le=5)] = 1.0,
-    mixing: Mixing = 0.05,
+    mixing: Mixing = 1.0,
     dropout: Dropout = 0.1,
     warm_up: Share = 0.25,
 ) -> Build:
