@@ -42,6 +42,7 @@ TYPES = ("B cells", "CD14+ Monocytes", "CD4 T cells", "CD8 T cells", "FCGR3A+ Mo
 RECIPES = {
     "patches": lambda: ch.recipes.patches(),
     "patches, linear": lambda: ch.recipes.patches(hidden=()),
+    "patches, mixing=0.05": lambda: ch.recipes.patches(mixing=0.05),
     "patches, free": lambda: ch.recipes.patches(inference="free"),
     "multigroupvi": lambda: ch.recipes.multigroupvi(),
     "multigroupvi, free": lambda: ch.recipes.multigroupvi(inference="free"),
