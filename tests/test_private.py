@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 from scipy import stats
+from sklearn.linear_model import LogisticRegression
 
 import chreode as ch
 from chreode.companion import Companion
@@ -280,3 +281,43 @@ def test_cells_without_levels_are_decoded_from_what_is_shared() -> None:
         codes={name: z if name == "shared" else z + 1.0 for name, z in embedded.codes.items()},
     )
     np.testing.assert_array_equal(embedded.expected(), other.expected())
+
+
+def test_private_codes_that_pass_by_do_the_same_whatever_the_shared_code_is():
+    cells = ch.read(ch.simulate(60, 20, batches=2, seed=0), covariates=["batch"])
+    effects = {}
+    for mixing in (0.0, 1.0):
+        recipe = ch.recipes.patches(dim=3, hidden=(8,), mixing=mixing)
+        model = ch.fit(cells, recipe, epochs=3, seed=0, progress=False)
+        here = model.embedded.pick(model.embedded.level_names("batch") == "batch0")
+        blocks = here.codes["batch"].clone()
+        blocks[:] = blocks[:1]
+        ends = []
+        for shift in (0.0, 2.0):
+            codes = {**here.codes, "batch": blocks + shift}
+            ends.append(np.log(here.replace(cells=here.cells, codes=codes).expected()))
+        change = ends[1] - ends[0]
+        # Of proportions but for what they are divided by.
+        effects[mixing] = (change - change.mean(1, keepdims=True)).std(0).max()
+    assert effects[0.0] < 1e-4 < 1e-2 < effects[1.0]
+
+
+def test_a_strong_condition_leaves_the_shared_code_where_private_codes_are_not_about_zero():
+    rng = np.random.default_rng(3)
+    drug = rng.integers(2, size=500)
+    base, effect = rng.normal(0, 1, 60), np.zeros(60)
+    effect[:20] = rng.choice([-3.0, 3.0], 20)
+    logits = base + rng.normal(0, 0.7, (500, 1)) * rng.normal(0, 1, 60) + drug[:, None] * effect
+    share = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    adata = ad.AnnData(sp.csr_matrix(rng.poisson(800 * share).astype(np.float32)))
+    adata.obs["condition"] = np.array(["ctrl", "stim"])[drug]
+    told = {}
+    for location in (0.0, 1.0):
+        how = {"dim": 4, "private": 6, "hidden": (32,), "location": location}
+        recipe = ch.recipes.contrastivevi(background="ctrl", **how)
+        model = ch.fit(ch.read(adata[:400].copy(), covariates=["condition"]), recipe, seed=0, progress=False)
+        new = model.project(adata[400:].copy(), progress=False).embedding
+        probe = LogisticRegression().fit(model.embedded.embedding, drug[:400])
+        told[location] = probe.score(new, drug[400:])
+    assert told[0.0] > 0.85
+    assert told[1.0] < told[0.0] - 0.1

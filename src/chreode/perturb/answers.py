@@ -59,8 +59,8 @@ def response(
     their posteriors (`chreode.posterior.posterior`; of a loaded model, where ``source`` has the counts).
     Those tell how well codes are known, of a decoder that is taken as it is: give several fits, of cells
     drawn again, for what another data set would have said. A few fits tell little of the variance of one
-    feature, and more of what features with such expectations have: :math:`s^2_{k0}` and :math:`\nu_k` are
-    those of `chreode.interpret.glm.moderate`.
+    feature, and more of what features have: :math:`s^2_{k0}` and :math:`\nu_k` are those of
+    `chreode.interpret.glm.moderate`, without a trend.
 
     Parameters
     ----------
@@ -325,11 +325,9 @@ def _error(found: Sequence[_Found]) -> tuple[Float[np.ndarray, "k g"], Float[np.
     variance, freedom = np.zeros(shape), np.full(shape[0], np.inf)
     if n > 1:
         between = np.stack([one.change for one in found]).var(0, ddof=1)
-        level = np.mean([one.before + one.after for one in found], axis=0)
-        level = level if found[0].continuous else np.log(np.maximum(level, _LEAST))
+        own, alike = np.full(shape[1], n - 1.0), np.zeros(shape[1])
         for k in range(shape[0]):  # a group
-            own = np.full(shape[1], n - 1.0)
-            variance[k], prior = moderate(between[k], own, level=level[k])
+            variance[k], prior = moderate(between[k], own, level=alike)
             freedom[k] = n - 1 + prior
     drawn = [one.within for one in found if one.within is not None]
     if len(drawn) == n:

@@ -76,8 +76,8 @@ def patches(
     against
         Weight of the critics; 0 leaves them out.
     mixing
-        Below 1, private codes go straight to the log proportions, and hidden layers see so much of them: 0 for
-        effects that are the same in all kinds of cells. 1 is a decoder that mixes all codes, as published.
+        Below 1, private codes go straight to the log proportions, and hidden layers see so much of them: 0
+        for effects that are the same in all kinds of cells. 1, as published, mixes all codes.
     """
     chosen = attributes_of(layout, attributes)
     how = Inferred(layout, hidden=hidden, dropout=dropout, kind=inference, clear_of=chosen)
