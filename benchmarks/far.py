@@ -5,7 +5,7 @@
 Every recipe is fitted at its defaults to all times of each file of `dynamics.py` (coordinates as published
 tables have them), and the cells of the last time are moved on by ten times the whole trained interval, in one
 go. How far out the furthest of them is then, from the mean of all measured cells, is told in units of how far
-the furthest measured cell is: 1 is the edge of the data, 2 the most that fields allow.
+the furthest measured cell is: 1 is the edge of the data, 2 the most that perceptrons allow.
 """
 
 from __future__ import annotations
