@@ -9,6 +9,7 @@ import torch
 
 import chreode as ch
 from chreode.errors import InputError
+from chreode.posterior import posterior
 from parts import table, tiny
 
 
@@ -39,6 +40,13 @@ def test_a_table_of_gaussians_says_what_it_learned() -> None:
     rows = model.module.latents["cell"].infer.posterior
     np.testing.assert_allclose(found, rows.variance.sqrt().numpy(), rtol=1e-5)
     np.testing.assert_allclose(np.median(found, 0), width, rtol=0.2)
+    rows_of = torch.tensor([7, 3, 150])
+    np.testing.assert_array_equal(
+        posterior(model.embedded, rows_of).variance.sqrt().numpy(), found[rows_of.numpy()]
+    )
+    # Where some of the cells are left, which rows of the table are theirs is not known: by curvature.
+    half = model.embedded.pick(np.arange(1, 200, 2))
+    np.testing.assert_allclose(half.uncertainty(), np.tile(width, (100, 1)), rtol=0.02)
     new = model.project(ad.AnnData(np.ones((3, 12), dtype=np.float32)))
     np.testing.assert_allclose(new.uncertainty(), np.tile(width, (3, 1)), rtol=0.02)
 

@@ -68,9 +68,7 @@ def rank_systems(
         raise InputError(msg)
     where, facts = model_folder(folder)
     inside = ["in", *groups["within"]] if groups["within"] else []
-    told = [
-        part for part in (asked["latent"], None if asked["metric"] == "energy" else asked["metric"]) if part
-    ]
+    told = [asked[key] for key in ("latent", "metric") if asked[key] not in (None, "energy")]
     name = file_name(*groups["target"], "by", asked["systems"], *inside, *told)
     out = out or folder.expanduser() / "matches" / f"{name}.csv"
     with fresh_table(out, overwrite=overwrite) as (beside, picture):

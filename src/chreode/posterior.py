@@ -59,10 +59,11 @@ def posterior(embedded: Any, rows: Int[Tensor, " r"] | None = None) -> GaussianP
     mean = codes[name][rows]
     known, left = torch.zeros_like(mean), torch.arange(len(rows))
     infer = embedded.module.latents[name].infer
-    # A table of Gaussians has a row for each cell that trained; the code of another is a point.
+    # A table of Gaussians has a row for each cell that trained; the code of another is a point, and so is
+    # that of every cell where only some of them are left, whose rows are not known.
     table = getattr(infer, "posterior", None) if infer.free else None
-    if table is not None:
-        trained = torch.from_numpy(embedded.trained)
+    trained = torch.from_numpy(embedded.trained)
+    if table is not None and int(trained.sum()) == len(table.variance):
         mine, place = trained[rows], trained.cumsum(0) - 1
         known[mine], left = table.variance[place[rows[mine]]].to(known), left[~mine]
     for some in left.split(cells_at_a_time(cells.layout.width)):
