@@ -420,7 +420,7 @@ def test_de_is_written_drawn_and_told(folder, cells):
     done = chreode("de", folder / "run", "--group", "condition=A", "--sample", "donor")
     assert (done.code, done.err) == (0, "")
     assert "donor (4 against 4)" in done.out
-    out = folder / "run" / "de" / "condition=A_vs_rest.csv"
+    out = folder / "run" / "de" / "condition=A_vs_rest_by_donor.csv"
     written = pd.read_csv(out, index_col="feature")
     table = ch.de(cells, group="condition=A", sample="donor")
     pd.testing.assert_frame_equal(written.loc[table.index], table, check_exact=False)
