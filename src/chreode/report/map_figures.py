@@ -8,7 +8,7 @@ import numpy as np
 
 from chreode.errors import InputError
 from chreode.report.canvas import INK, SOFT, canvas, on_top, sequential
-from chreode.report.maps import principal_plane, project_2d
+from chreode.report.maps import plane_of, project_2d
 from chreode.report.palette import UNKNOWN, categorical
 from chreode.report.private import attribute_of
 
@@ -94,7 +94,7 @@ def shared_and_private(model: Any, *, colour: Sequence[str] | None = None, seed:
     values = [_colour_of(embedded, column) for column in columns]
     codes = embedded.embeddings
     shared, method = project_2d(codes[embedded.code], seed)
-    planes = {"shared": shared, **{name: _plane(codes[name]) for name in private}}
+    planes = {"shared": shared, **{name: plane_of(codes[name]) for name in private}}
     figure = canvas(4.6 * len(columns), 3.4 * len(planes) + 0.3)
     for row, (name, xy) in enumerate(planes.items()):
         for column, (title, shown) in enumerate(zip(columns, values, strict=True)):
@@ -109,10 +109,6 @@ def _colour_of(embedded: Any, column: str) -> np.ndarray:
     if levels.dtype != object:
         return levels
     return np.where(levels == None, "unknown", levels).astype(str)  # noqa: E711  (by element)
-
-
-def _plane(codes: np.ndarray) -> np.ndarray:
-    return codes if codes.shape[1] == 2 else principal_plane(codes)
 
 
 def _map(

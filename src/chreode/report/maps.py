@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
-__all__ = ["package_version", "principal_plane", "project_2d"]
+__all__ = ["package_version", "plane_of", "project_2d"]
 
 
 def project_2d(
@@ -53,7 +53,7 @@ def project_2d(
     if 30 <= n <= limit and d > 2:
         with_what = f"umap-learn {package_version('umap-learn')}, 15 neighbours, seed {seed}"
         return _umap(codes, seed, progress=progress), f"UMAP of the {d}-dimensional codes ({with_what})"
-    return principal_plane(codes), f"the first two principal components of the {d}-dimensional codes"
+    return _principal(codes), f"the first two principal components of the {d}-dimensional codes"
 
 
 def _umap(codes: np.ndarray, seed: int, *, progress: bool) -> np.ndarray:
@@ -68,7 +68,7 @@ def _umap(codes: np.ndarray, seed: int, *, progress: bool) -> np.ndarray:
     return np.asarray(reducer.fit_transform(codes), dtype=np.float32)
 
 
-def principal_plane(codes: np.ndarray) -> np.ndarray:
+def _principal(codes: np.ndarray) -> np.ndarray:
     """The first two principal components; what there is not of them is 0."""
     centred = codes - codes.mean(0, keepdims=True) if len(codes) else codes
     axes = np.linalg.eigh(centred.T.astype(np.float64) @ centred)[1][:, ::-1][:, :2]
@@ -77,6 +77,11 @@ def principal_plane(codes: np.ndarray) -> np.ndarray:
     flat = np.zeros((len(codes), 2), dtype=np.float32)
     flat[:, : axes.shape[1]] = centred @ axes
     return flat
+
+
+def plane_of(codes: np.ndarray) -> np.ndarray:
+    """Codes of two dimensions as they are, others by their first two principal components."""
+    return codes if codes.shape[1] == 2 else _principal(codes)
 
 
 def package_version(package: str) -> str:

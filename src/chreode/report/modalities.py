@@ -13,7 +13,7 @@ from chreode.likelihoods import heads
 from chreode.report.draw import number
 from chreode.report.pack import axis
 from chreode.report.sections import Components, markers_section, zeros_of
-from chreode.report.variables import ROLES, chosen_markers, feature_values
+from chreode.report.variables import ROLES, chosen_markers, feature_values, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -128,7 +128,6 @@ def codes_section(
         if not taught or codes.shape[1] != 2:
             continue
         covariate = cells.layout.resolve(taught)
-        wanted = (covariate.column, covariate.role)
         out.append(
             {
                 "latent": name,
@@ -136,7 +135,7 @@ def codes_section(
                 "role": covariate.role,
                 "levels": len(covariate.levels),
                 "unknown": int((cells.covariates[covariate.column] < 0).sum()),
-                "colour": next(i for i, c in enumerate(columns) if (c["title"], c["role"]) == wanted),
+                "colour": place_of(covariate, columns),
                 "xy": [axis(values) for values in codes[rows].T],
             }
         )

@@ -8,8 +8,9 @@ import numpy as np
 
 from chreode.errors import InputError
 from chreode.perturb.answers import response
-from chreode.report.maps import principal_plane
+from chreode.report.maps import plane_of
 from chreode.report.pack import axis
+from chreode.report.variables import place_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,16 +60,14 @@ def private_codes(
         if not attribute:
             continue
         covariate = cells.layout.resolve(attribute)
-        wanted = (covariate.column, covariate.role)
-        plane = codes if codes.shape[1] == 2 else principal_plane(codes)
         out.append(
             {
                 "latent": name,
                 "column": covariate.column,
                 "levels": len(covariate.levels),
                 "dims": codes.shape[1],
-                "colour": next(i for i, c in enumerate(columns) if (c["title"], c["role"]) == wanted),
-                "xy": [axis(values) for values in plane[rows].T],
+                "colour": place_of(covariate, columns),
+                "xy": [axis(values) for values in plane_of(codes)[rows].T],
             }
         )
     return out

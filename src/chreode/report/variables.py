@@ -10,14 +10,14 @@ from chreode.csr import CSR
 from chreode.report.pack import fold, pack, pack_text, quantise
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import pandas as pd
 
     from chreode.cells import Cells
-    from chreode.layout import Modality
+    from chreode.layout import Covariate, Modality
 
-__all__ = ["PER", "ROLES", "choose_features", "chosen_markers", "columns_of", "feature_values"]
+__all__ = ["PER", "ROLES", "choose_features", "chosen_markers", "columns_of", "feature_values", "place_of"]
 
 PER = 1e4
 """Shares and counts are shown per this many molecules."""
@@ -60,6 +60,12 @@ def continuous_column(title: str, values: np.ndarray, *, role: str, log: bool = 
         "step": step,
         "values": pack(q),
     }
+
+
+def place_of(covariate: Covariate, columns: Sequence[Mapping[str, Any]]) -> int:
+    """Which of the columns, as `columns_of` has them, a covariate is."""
+    wanted = (covariate.column, covariate.role)
+    return next(i for i, c in enumerate(columns) if (c["title"], c["role"]) == wanted)
 
 
 def columns_of(
