@@ -6,8 +6,9 @@
 programmes that all cells vary along, and groups ``control``, ``a`` and ``b``. Cells of the last two have
 each a programme of 50 genes, half of which rise where the others fall. What a cell has of it is normal
 about 0 (*varies*), so that means of the group do not tell, or about 2 (*on*). Precision is the share of
-private genes among the first 50 of ``chreode.interpret.attribute_scores``, the mean over ``a`` and ``b``;
-*other group's*, of the genes of the other of the two. `contrastivevi` has ``control`` for background.
+private genes among the first 50 of ``chreode.interpret.attribute_scores``, by its magnitude and by its
+spread, the mean over ``a`` and ``b``; *other group's*, of the genes of the other of the two. `contrastivevi`
+has ``control`` for background.
 Beside them two rankings that need no model: by the difference of means of log-normalised counts to all
 other cells, in standard errors, and by the ratio of their variances within types.
 
@@ -125,10 +126,16 @@ def model_free(adata: ad.AnnData, group: str, method: str) -> list[str]:
     return adata.var_names[np.argsort(-score)].tolist()
 
 
-def ranked(model: ch.FittedModel) -> dict[str, list[str]]:
-    """Genes of each group by their scores."""
-    table = attribute_scores(model, attribute="group", progress=False).sort_values("rank")
-    return {str(level): rows["feature"].tolist() for level, rows in table.groupby("level")}
+def ranked(model: ch.FittedModel) -> dict[str, dict[str, list[str]]]:
+    """Genes of each group by their scores, of either kind."""
+    table = attribute_scores(model, attribute="group", progress=False)
+    return {
+        by: {
+            str(level): rows.sort_values(by, ascending=False)["feature"].tolist()
+            for level, rows in table.groupby("level")
+        }
+        for by in ("magnitude", "spread")
+    }
 
 
 def of_known(programme: str, *, method: str, seed: int) -> dict[str, float]:
@@ -136,15 +143,20 @@ def of_known(programme: str, *, method: str, seed: int) -> dict[str, float]:
     adata, genes = known(programme, seed)
     if method in RECIPES:
         cells = ch.read(adata, covariates=["group"], label="type")
-        order = ranked(ch.fit(cells, RECIPES[method](), seed=seed, progress=False))
-    else:
-        order = {group: model_free(adata, group, method) for group in GROUPS}
-    hits = {(a, b): len(genes[b] & set(order[a][:PRIVATE])) / PRIVATE for a, b in product(GROUPS, GROUPS)}
-    return precision(hits)
+        return precisions(ranked(ch.fit(cells, RECIPES[method](), seed=seed, progress=False)), genes)
+    return precision({group: model_free(adata, group, method) for group in GROUPS}, genes)
 
 
-def precision(hits: dict[tuple[str, str], float]) -> dict[str, float]:
+def precisions(orders: dict[str, dict[str, list[str]]], genes: dict[str, set[str]]) -> dict[str, float]:
+    """By magnitude, and by spread."""
+    spread = precision(orders["spread"], genes)
+    found = {f"spread {name}": value for name, value in spread.items()}
+    return precision(orders["magnitude"], genes) | found
+
+
+def precision(order: dict[str, list[str]], genes: dict[str, set[str]]) -> dict[str, float]:
     """Of one group's genes, and of the other's, which are wrong there."""
+    hits = {(a, b): len(genes[b] & set(order[a][:PRIVATE])) / PRIVATE for a, b in product(GROUPS, GROUPS)}
     own, other = [hits[a, a] for a in GROUPS], [hits[a, b] for a, b in product(GROUPS, GROUPS) if a != b]
     return {"precision": float(np.mean(own)), "least": min(own), "other": float(np.mean(other))}
 
@@ -158,16 +170,15 @@ def of_splatter(*, method: str, seed: int) -> dict[str, float]:
     model = ch.fit(
         ch.read(train, covariates=["group"], label="type"), RECIPES[method](), seed=seed, progress=False
     )
-    order, codes = ranked(model), model.project(new)
+    codes = model.project(new)
     genes = {group: {f"gene {j}" for j in world.private[k].ravel()} for k, group in enumerate(GROUPS)}
-    hits = {(a, b): len(genes[b] & set(order[a][:PRIVATE])) / PRIVATE for a, b in product(GROUPS, GROUPS)}
     shared, group = {"shared": codes.embedding}, new.obs["group"].to_numpy()
     kind, programme = new.obs["type"].to_numpy(), new.obs["programme"].to_numpy()
     private = np.hstack([z for name, z in codes.embeddings.items() if name != "shared"])
     how: dict[str, Any] = {"progress": False, "seed": seed}
     within = probe_blocks(shared | {"private": private}, programme, within=group, **how)["best"]
     return {
-        **precision(hits),
+        **precisions(ranked(model), genes),
         "group": probe_blocks(shared, group, within=kind, **how)["best"].item(),
         "types": probe_blocks(shared, kind, **how)["best"].item(),
         "in private": within["private"],
@@ -179,7 +190,8 @@ def main() -> None:
     """Fit, rank, score, write the tables."""
     options = results.options(__doc__, simulations=[*MEANS, "splatter"], methods=METHODS)
     parts: dict[str, str] = {}
-    columns = {"precision": "precision at 50", "least": "of the worse group", "other": "other group's"}
+    columns = {"precision": "precision at 50", "other": "other group's"}
+    columns |= {"spread precision": "by spread", "spread least": "of the worse group"}
     blocks = {"group": "group told from shared", "types": "types told from shared"}
     blocks |= {"in private": "programme told from private", "in shared": "programme told from shared"}
     for simulation in options.simulations:
@@ -193,7 +205,8 @@ def main() -> None:
             runs.append({"method": method, "seed": seed, **found})
         title = "As of Splatter" if splatter else f"Known private genes, programme: {simulation}"
         shown = columns | blocks if splatter else columns
-        parts[title] = results.table(pd.DataFrame(runs), by=["method"], columns=shown)
+        frame = pd.DataFrame(runs).reindex(columns=["method", "seed", *shown])
+        parts[title] = results.table(frame, by=["method"], columns=shown)
     results.show(options.out, title="Genes of one group alone", script="private_genes", parts=parts)
 
 

@@ -107,8 +107,18 @@ def test_scores_are_those_of_a_linear_decoder(model):
     np.testing.assert_allclose(yes["magnitude"], np.sqrt((change**2).mean(0)), atol=1e-5)
     error = change.std(0, ddof=1) / np.sqrt(treated.sum())
     np.testing.assert_allclose(yes["standard_error"], error, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(yes["spread"], change.std(0), atol=1e-5)
     np.testing.assert_array_equal(yes["rank"].argsort(), yes["magnitude"].to_numpy().argsort()[::-1])
     assert (yes["cells"] == treated.sum()).all()
+
+
+def test_scores_are_ranked_by_what_differs_from_cell_to_cell(model):
+    by_spread = scores(model, off={"private": 0.5}, by="spread")
+    yes = by_spread[by_spread["level"] == "yes"]
+    assert yes["spread"].is_monotonic_decreasing
+    assert not yes["magnitude"].is_monotonic_decreasing
+    with pytest.raises(InputError, match="found by='mean'"):
+        scores(model, by="mean")
 
 
 def test_off_may_be_said_in_several_ways(model):

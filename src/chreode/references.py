@@ -38,6 +38,15 @@ references = {
   year = {2019},
   doi = {10.1038/s41592-019-0619-0}
 }""",
+    "cpca": """@article{abid2018contrastive,
+  title = {Exploring patterns enriched in a dataset with contrastive principal component analysis},
+  author = {Abid, Abubakar and Zhang, Martin J. and Bagaria, Vivek K. and Zou, James},
+  journal = {Nature Communications},
+  volume = {9},
+  pages = {2134},
+  year = {2018},
+  doi = {10.1038/s41467-018-04608-8}
+}""",
     "scvi": """@article{lopez2018scvi,
   title = {Deep generative modeling for single-cell transcriptomics},
   author = {Lopez, Romain and Regier, Jeffrey and Cole, Michael B. and Jordan, Michael I. and Yosef, Nir},

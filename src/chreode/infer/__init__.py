@@ -1,6 +1,7 @@
 """How codes are inferred: looked up, or encoded."""
 
 from chreode.infer.codebook import Codebook, VariationalCodebook
+from chreode.infer.contrast import Block, ContrastiveStart, PrivateStart
 from chreode.infer.coordinates import Coordinates
 from chreode.infer.distilled import DistilledEncoder
 from chreode.infer.encoder import Encoder, VariationalEncoder
@@ -12,11 +13,12 @@ from chreode.infer.levels import LevelCodes
 from chreode.infer.noisy import NoisyEncoder
 from chreode.infer.origin import GradientOrigin
 from chreode.infer.principal import PrincipalComponents
-from chreode.infer.prior_start import PriorStart
 from chreode.infer.start import PrincipalStart, remove_batches
 
 __all__ = [
+    "Block",
     "Codebook",
+    "ContrastiveStart",
     "Coordinates",
     "DistilledEncoder",
     "Encoder",
@@ -29,7 +31,7 @@ __all__ = [
     "NoisyEncoder",
     "PrincipalComponents",
     "PrincipalStart",
-    "PriorStart",
+    "PrivateStart",
     "VariationalCodebook",
     "VariationalEncoder",
     "likelihood_factors",

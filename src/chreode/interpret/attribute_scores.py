@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ def attribute_scores(
     *,
     attribute: str,
     off: Off | None = None,
+    by: Literal["magnitude", "spread"] = "magnitude",
     modality: str | None = None,
     source: Any = None,
     progress: bool = True,
@@ -38,14 +39,19 @@ def attribute_scores(
 
     .. math:: \delta_{ig} = \log_2 \rho_g(s_i, p_i) - \log_2 \rho_g(s_i, p_{\mathrm{off}}), \qquad
               \bar\delta_{\ell g} = \operatorname*{mean}_{i \in \ell} \delta_{ig}, \qquad
-              m_{\ell g} = \Big(\operatorname*{mean}_{i \in \ell} \delta_{ig}^2\Big)^{1/2}
+              m_{\ell g} = \Big(\operatorname*{mean}_{i \in \ell} \delta_{ig}^2\Big)^{1/2}, \qquad
+        s_{\ell g}^2 = m_{\ell g}^2 - \bar\delta_{\ell g}^2
 
     with :math:`\rho` the expected shares of the total under a cell's own batch and covariates (the expected
     values themselves, and their difference, where values are continuous), s the shared and p the private
     code. The mean tells what the level does to all its cells. A private programme that some cells have and
-    others lack, or that goes both ways around "off", has a mean near 0: features are ranked by the magnitude
-    m, which sees both. A rise of one feature lowers the shares of all others a little. Off is no level: what
-    sets two levels apart may stand under either, with opposite signs, or be split between both.
+    others lack, or that goes both ways around "off", has a mean near 0; the magnitude m sees both. A rise of
+    one feature lowers the shares of all others a little.
+
+    Off is no level: what sets two levels apart may stand under either, with opposite signs, or be split
+    between both, and so may the features of one level's programme be found by mean and magnitude in another
+    level. The spread :math:`s_{\ell g}` among the level's cells cannot: it finds programmes that vary within
+    the level, and misses what is the same in all its cells.
 
     Parameters
     ----------
@@ -57,6 +63,9 @@ def attribute_scores(
         What is private and how it is off: values by latent, ``{"private": 0.0}``, a number or one a
         dimension; or a function from the codes by latent and the cells' rows to such codes. None takes the
         codes that belong to the attribute's levels, at zero (of `patches`, `multigroupvi`, `contrastivevi`).
+    by
+        What features are ranked by: ``magnitude``, all that hangs on the private code, or ``spread``, what of
+        it differs from cell to cell.
     modality
         The first by default.
     source
@@ -68,8 +77,8 @@ def attribute_scores(
     -------
     pandas.DataFrame
         One row a level and feature: ``level``, ``feature``, ``log2_fold_change`` (:math:`\bar\delta`) with
-        its ``standard_error`` over the level's cells (NaN of one cell), ``magnitude`` (:math:`m`), ``rank``
-        within the level by magnitude from 1 on, ``cells``. Levels as they come, then by rank.
+        its ``standard_error`` over the level's cells (NaN of one cell), ``magnitude`` (:math:`m`), ``spread``
+        (:math:`s`), ``rank`` within the level from 1 on, ``cells``. Levels as they come, then by rank.
         ``table.pivot(index="feature", columns="level", values="log2_fold_change")`` is what
         `chreode.enrichment` takes.
 
@@ -105,19 +114,23 @@ def attribute_scores(
     if not len(names):
         msg = f"Expected cells of known {attribute!r}; found none. Name another column."
         raise InputError(msg)
+    if by not in ("magnitude", "spread"):
+        msg = f"Expected by='magnitude' or by='spread'; found by={by!r}. Name one of them."
+        raise InputError(msg)
     if off is None:
         off = _private(embedded, attribute)
     changed = embedded.replace(cells=embedded.cells, codes=_codes_off(embedded, off))
     n = np.bincount(number[number >= 0])[:, None]
     mean, square = _sums(embedded, changed, name, number, len(names), progress=progress) / n
+    size = {"magnitude": np.sqrt(square), "spread": np.sqrt(np.maximum(square - mean**2, 0))}
     with np.errstate(invalid="ignore", divide="ignore"):
-        error = np.sqrt(np.maximum(square - mean**2, 0) / (n - 1))
+        error = size["spread"] / np.sqrt(n - 1)
     tables = []
     for k, level in enumerate(names):
-        order = np.argsort(-square[k], kind="stable")
+        order = np.argsort(-size[by][k], kind="stable")
         features = np.asarray(embedded.cells.layout.modalities[name].names, dtype=object)[order]
         columns = {"level": level, "feature": features, "log2_fold_change": mean[k, order]}
-        columns |= {"standard_error": error[k, order], "magnitude": np.sqrt(square[k, order])}
+        columns |= {"standard_error": error[k, order]} | {key: v[k, order] for key, v in size.items()}
         tables.append(pd.DataFrame(columns).assign(rank=np.arange(1, len(order) + 1), cells=int(n[k, 0])))
     return pd.concat(tables, ignore_index=True)
 

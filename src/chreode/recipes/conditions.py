@@ -11,7 +11,15 @@ from chreode.crossing import check_crossing
 from chreode.decoders import Bypass, layered
 from chreode.errors import InputError
 from chreode.events import centre_decoder, count_levels, pair_codes, start_codes
-from chreode.infer import Encoder, PrincipalStart, PriorStart, VariationalCodebook, VariationalEncoder
+from chreode.infer import (
+    Block,
+    ContrastiveStart,
+    Encoder,
+    PrincipalStart,
+    PrivateStart,
+    VariationalCodebook,
+    VariationalEncoder,
+)
 from chreode.likelihoods import heads, usual
 from chreode.objective import Objective, Ramp, adversary, kl, reconstruction
 from chreode.penalties import Critic
@@ -20,6 +28,8 @@ from chreode.recipe import Build
 from chreode.words import listing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from torch import nn
 
     from chreode.layout import Layout
@@ -139,6 +149,8 @@ class Inferred:
         Columns that shared codes are to say nothing of.
     sees
         Columns that encoders of shared codes see; none, so that they need not be known.
+    blocks
+        Private codes, by name.
     """
 
     def __init__(
@@ -150,27 +162,42 @@ class Inferred:
         kind: Inference,
         clear_of: tuple[str, ...],
         sees: tuple[str, ...] = (),
+        blocks: Mapping[str, Block] | None = None,
     ) -> None:
         self.layout, self.hidden, self.dropout = layout, hidden, dropout
-        self.free, self.sees = kind == "free", sees
+        self.free, self.sees, self.blocks = kind == "free", sees, blocks or {}
         self.clear_of = next((c for c in clear_of if layout.resolve(c).categorical), None)
+        self.contrast: Any = None
 
     def shared(self, dim: int) -> nn.Module:
         """Of the code that all cells have; free ones start clear of the first categorical column."""
-        if self.free:
+        if not self.free:
+            return self._encoder(dim, self.sees)
+        if not self.blocks:
             return VariationalCodebook(self.layout.n_cells, dim, start=self.start(dim))
-        return self._encoder(dim, self.sees)
+        self.contrast = ContrastiveStart(self.layout, dim, blocks=self.blocks, batch=self.clear_of)
+        return VariationalCodebook(self.layout.n_cells, dim, start=self.contrast)
 
     def start(self, dim: int) -> PrincipalStart:
-        """Where free shared codes start."""
+        """Where free codes start that have no private ones beside them."""
         return PrincipalStart(self.layout, dim, batch=self.clear_of)
 
-    def private(self, dim: int, *, prior: nn.Module | None = None, sees: tuple[str, ...] = ()) -> nn.Module:
-        """Of the code of a level; free ones start where their prior is, or at zero."""
+    def private(
+        self, blocks: Sequence[str], *, prior: nn.Module, around: bool = True, sees: tuple[str, ...] = ()
+    ) -> nn.Module:
+        """Of private codes side by side, after `shared`; free ones start by what varies in their cells alone.
+
+        Encoders begin at the prior's mean where they are ``around`` it, else at zero.
+        """
+        dim = sum(self.blocks[name].dim for name in blocks)
         if self.free:
-            start: Any = PriorStart(prior) if prior is not None else None
+            start: Any = PrivateStart(prior, self.contrast, blocks)
             return VariationalCodebook(self.layout.n_cells, dim, start=start)
-        return self._encoder(dim, sees, around=prior)
+        return self._encoder(dim, sees, around=prior if around else None)
+
+    def beside(self, dim: int, *, sees: tuple[str, ...]) -> nn.Module:
+        """Of another code that all cells have; free ones start at zero."""
+        return VariationalCodebook(self.layout.n_cells, dim) if self.free else self._encoder(dim, sees)
 
     def _encoder(
         self, dim: int, sees: tuple[str, ...], *, around: nn.Module | None = None

@@ -8,6 +8,7 @@ from annotated_types import Interval
 
 from chreode.errors import InputError
 from chreode.gated import Gate
+from chreode.infer import Block
 from chreode.model import Latent, LatentModel
 from chreode.objective import closed
 from chreode.priors import ShiftedNormal, StandardNormal, SwitchedNormal
@@ -80,14 +81,15 @@ def patches(
         for effects that are the same in all kinds of cells. 1, as published, mixes all codes.
     """
     chosen = attributes_of(layout, attributes)
-    how = Inferred(layout, hidden=hidden, dropout=dropout, kind=inference, clear_of=chosen)
+    blocks = {c: _blocks(layout, c, private) for c in chosen}
+    every = {name: block for some in blocks.values() for name, block in some.items()}
+    how = Inferred(layout, hidden=hidden, dropout=dropout, kind=inference, clear_of=chosen, blocks=every)
     latents = {"shared": Latent(how.shared(dim), StandardNormal(dim))}
-    for column in chosen:
+    for column, some in blocks.items():
         prior = SwitchedNormal(layout, column, private, n_shared=dim)
-        width = private * prior.n_levels
-        latents[column] = Latent(how.private(width, prior=prior, sees=(column,)), prior)
+        latents[column] = Latent(how.private([*some], prior=prior, sees=(column,)), prior)
     critics, terms = critics_of(layout, chosen, dim, against=against, warm_up=warm_up)
-    widths = {"shared": dim} | {c: private * latents[c].prior.n_levels for c in chosen}
+    widths = {"shared": dim} | {column: private * len(some) for column, some in blocks.items()}
     decoder = decoded(layout.without(*chosen), widths, hidden, likelihood, mixing=mixing)
     model = LatentModel(latents, decoder, critics=critics)
     return assembled(layout, model, warm_up=warm_up, terms=terms, attributes=chosen)
@@ -138,14 +140,13 @@ def multigroupvi(
         Mean :math:`m` of each dimension of a group's code in its cells; published 0.
     """
     column = one_of(layout, group, called="group")
-    gates = {f"{column}={level}": (level,) for level in layout.resolve(column).levels}
-    how = Inferred(layout, hidden=hidden, dropout=dropout, kind=inference, clear_of=(column,))
+    blocks = _blocks(layout, column, private)
+    how = Inferred(layout, hidden=hidden, dropout=dropout, kind=inference, clear_of=(column,), blocks=blocks)
     return _gated(
         layout,
         how,
         column,
-        gates,
-        dims=(dim, private),
+        dim=dim,
         likelihood=likelihood,
         against=against,
         penalty=penalty,
@@ -209,14 +210,13 @@ def contrastivevi(
             "Name the level of the controls."
         )
         raise InputError(msg)
-    how = Inferred(layout, hidden=hidden, dropout=dropout, kind=inference, clear_of=(column,))
-    gates = {"salient": tuple(level for level in levels if level != background)}
+    blocks = {"salient": Block(column, tuple(level for level in levels if level != background), private)}
+    how = Inferred(layout, hidden=hidden, dropout=dropout, kind=inference, clear_of=(column,), blocks=blocks)
     return _gated(
         layout,
         how,
         column,
-        gates,
-        dims=(dim, private),
+        dim=dim,
         likelihood=likelihood,
         against=against,
         penalty=penalty,
@@ -226,13 +226,17 @@ def contrastivevi(
     )
 
 
+def _blocks(layout: Layout, column: str, dim: int) -> dict[str, Block]:
+    """A private code for each level of a column."""
+    return {f"{column}={level}": Block(column, (level,), dim) for level in layout.resolve(column).levels}
+
+
 def _gated(
     layout: Layout,
     how: Inferred,
     column: str,
-    gates: dict[str, tuple[str, ...]],
     *,
-    dims: tuple[int, int],
+    dim: int,
     likelihood: str | None,
     against: float,
     penalty: float,
@@ -241,17 +245,18 @@ def _gated(
     warm_up: float,
 ) -> Build:
     """A shared code, and private ones that only cells of some levels have."""
-    dim, private = dims
     latents = {"shared": Latent(how.shared(dim), StandardNormal(dim))}
-    for name, levels in gates.items():
-        gate = Gate(layout, column, levels, dims=dims)
-        prior = ShiftedNormal(private, location)
+    for name, block in how.blocks.items():
+        gate, prior = (
+            Gate(layout, column, block.levels, dims=(dim, block.dim)),
+            ShiftedNormal(block.dim, location),
+        )
         # Encoders are not to begin there: what they say of cells without the code should be zero.
-        latents[name] = Latent(how.private(private, prior=prior if how.free else None), prior, only=gate)
+        latents[name] = Latent(how.private([name], prior=prior, around=False), prior, only=gate)
     # A free Gaussian of a cell that lacks the code is never looked at: nothing need keep it anywhere.
     critics, terms = critics_of(layout, (column,), dim, against=against, warm_up=warm_up)
-    terms += [] if how.free else [closed(name, weight=penalty) for name in gates]
-    widths = {"shared": dim, **dict.fromkeys(gates, private)}
+    terms += [] if how.free else [closed(name, weight=penalty) for name in how.blocks]
+    widths = {"shared": dim} | {name: block.dim for name, block in how.blocks.items()}
     decoder = decoded(layout.without(column), widths, how.hidden, likelihood, mixing=mixing)
     model = LatentModel(latents, decoder, critics=critics)
     return assembled(layout, model, warm_up=warm_up, terms=terms, attributes=(column,))

@@ -79,7 +79,7 @@ def invae(
     prior = ConditionalNormal(layout, technology, spurious)
     latents = {
         "shared": Latent(how.shared(dim), ConditionalNormal(layout, biology, dim)),
-        "spurious": Latent(how.private(spurious, sees=seen), prior),
+        "spurious": Latent(how.beside(spurious, sees=seen), prior),
     }
     widths = {"shared": dim, "spurious": spurious}
     model = LatentModel(latents, decoded(layout.without(*seen), widths, hidden, likelihood))
