@@ -13,8 +13,8 @@ mean of the others leaves.
 ``patches`` was named for this before anything was run; others are there to compare. *arithmetic*: codes of
 a `vae` without conditions, moved by the mean difference of the other types', as of scGen (which itself needs
 a scvi-tools of 2022 and does not import with a current one). *three fits*: the mean of the predictions of
-three seeds, no two rows' the same, as `chreode.response` gives for several fits. Peers are scvi-tools' SCVI, SCANVI and
-ContrastiveVI, as `out_of_distribution_peer.py` says.
+three seeds, other ones in each row, as `chreode.response` gives for several fits. Peers are scvi-tools'
+SCVI, SCANVI and ContrastiveVI, as `out_of_distribution_peer.py` says.
 """
 
 from __future__ import annotations
