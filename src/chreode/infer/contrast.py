@@ -242,5 +242,6 @@ class PrivateStart(nn.Module):
     def forward(self, cells: Cells) -> Float[Tensor, "n d"]:
         """The mean for each cell, and what it has of its own."""
         prior, contrast = self._others
-        own = contrast.own(cells)
-        return prior(cells).mean.detach() + torch.cat([own[name] for name in self.blocks], 1)
+        parts = contrast.own(cells)
+        own = torch.cat([parts[name] for name in self.blocks], 1)
+        return prior(cells).mean.detach().to(own) + own

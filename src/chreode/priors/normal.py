@@ -1,4 +1,4 @@
-"""The standard normal prior."""
+"""Normal priors without parameters, and the flat one."""
 
 from __future__ import annotations
 
@@ -18,14 +18,18 @@ __all__ = ["Flat", "FlatDensity", "NormalDensity", "ShiftedNormal", "StandardNor
 
 
 class NormalDensity:
-    """The standard normal density over codes.
+    r"""A normal density of codes, of unit variance, about a mean that all dimensions and cells have.
 
-    .. math:: \\log p(z) = -\\tfrac12 \\lVert z \\rVert^2 - \\tfrac d2 \\log 2\\pi
+    .. math:: \log p(z) = -\tfrac12 \lVert z - m 1 \rVert^2 - \tfrac d2 \log 2\pi
 
     Parameters
     ----------
     dim
         Dimensions of a code ``d``.
+    location
+        The mean :math:`m`; 0 is the standard normal.
+    n
+        Of how many cells, for `mean`.
 
     Examples
     --------
@@ -34,26 +38,31 @@ class NormalDensity:
     -1.8379
     """
 
-    __slots__ = ("dim",)
+    __slots__ = ("dim", "location", "n")
 
-    def __init__(self, dim: int) -> None:
-        self.dim = dim
+    def __init__(self, dim: int, location: float = 0.0, n: int = 1) -> None:
+        self.dim, self.location, self.n = dim, location, n
+
+    @property
+    def mean(self) -> Float[Tensor, "n d"]:
+        """Where each cell's code is to be expected."""
+        return torch.full((self.n, self.dim), self.location)
 
     def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """Log density of each code, in nats."""
-        return -0.5 * z.square().sum(1) - 0.5 * self.dim * math.log(2 * math.pi)
+        return -0.5 * (z - self.location).square().sum(1) - 0.5 * self.dim * math.log(2 * math.pi)
 
     def kl(self, posterior: Any, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """Kullback-Leibler divergence of a Gaussian posterior, in closed form; the codes ``z`` do not matter.
+        r"""Kullback-Leibler divergence of a Gaussian posterior, in closed form; codes ``z`` do not matter.
 
-        .. math:: \\mathrm{KL} = \\tfrac12 \\sum_d m_d^2 + v_d - \\log v_d - 1
+        .. math:: \mathrm{KL} = \tfrac12 \sum_d (m_d - m)^2 + v_d - \log v_d - 1
         """
-        mean, variance = posterior.mean, posterior.variance
-        return 0.5 * (mean.square() + variance - variance.log() - 1).sum(1)
+        apart, variance = posterior.mean - self.location, posterior.variance
+        return 0.5 * (apart.square() + variance - variance.log() - 1).sum(1)
 
     def sample(self, n: int, generator: torch.Generator) -> Float[Tensor, "n d"]:
         """Draw codes, on the device of the generator."""
-        return torch.randn(n, self.dim, generator=generator, device=generator.device)
+        return torch.randn(n, self.dim, generator=generator, device=generator.device) + self.location
 
 
 class StandardNormal(nn.Module):
@@ -94,44 +103,6 @@ class StandardNormal(nn.Module):
         return torch.zeros(1, self.dim)
 
 
-class ShiftedDensity(NormalDensity):
-    """A normal density of unit variance about a mean that all dimensions and cells have.
-
-    Parameters
-    ----------
-    dim
-        Dimensions of a code.
-    location
-        The mean.
-    n
-        Of how many cells.
-    """
-
-    __slots__ = ("location", "n")
-
-    def __init__(self, dim: int, location: float, n: int = 1) -> None:
-        super().__init__(dim)
-        self.location, self.n = location, n
-
-    @property
-    def mean(self) -> Float[Tensor, "n d"]:
-        """Where each cell's code is to be expected."""
-        return torch.full((self.n, self.dim), self.location)
-
-    def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """Log density of each code, in nats."""
-        return super().log_prob(z - self.location)
-
-    def kl(self, posterior: Any, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """Kullback-Leibler divergence of a Gaussian posterior, in closed form; ``z`` does not matter."""
-        mean, variance = posterior.mean - self.location, posterior.variance
-        return 0.5 * (mean.square() + variance - variance.log() - 1).sum(1)
-
-    def sample(self, n: int, generator: torch.Generator) -> Float[Tensor, "n d"]:
-        """Draw codes, on the device of the generator."""
-        return super().sample(n, generator) + self.location
-
-
 class ShiftedNormal(StandardNormal):
     r"""A prior of unit variance about another mean than zero, which is where a code is that is not there.
 
@@ -157,11 +128,11 @@ class ShiftedNormal(StandardNormal):
         super().__init__(dim)
         self.location = float(location)
 
-    def forward(self, cells: Cells | None = None, given: Any = None) -> ShiftedDensity:
+    def forward(self, cells: Cells | None = None, given: Any = None) -> NormalDensity:
         """The density of the codes of ``cells``, the same for all of them."""
-        return ShiftedDensity(self.dim, self.location, 1 if cells is None else len(cells))
+        return NormalDensity(self.dim, self.location, 1 if cells is None else len(cells))
 
-    def mixture(self) -> ShiftedDensity:
+    def mixture(self) -> NormalDensity:
         """The density of the codes of any cell."""
         return self()
 

@@ -61,7 +61,8 @@ def vae(
     hidden
         Widths of the decoder's hidden layers, and in reverse of the encoder's; none makes both linear.
     likelihood
-        None takes the one that the values ask for.
+        None takes the one that the values ask for. ``normal``, that of continuous ones, has a standard
+        deviation of 1: bring values to units in which their noise is about that.
     dropout
         Probability that a hidden unit of the encoder is dropped in a step.
     warm_up
