@@ -52,29 +52,17 @@ def load(permutation: int, seed: int) -> Any:
     return adata
 
 
-def scored(embedded: ch.Embedded, code: str) -> pd.DataFrame:
-    """How genes change along the dimensions of one latent."""
-    how: dict[str, Any] = {"recipe": embedded.recipe, "trained": embedded.trained}
-    one = ch.Embedded(embedded.module, embedded.cells, embedded.codes, code=code, **how)
-    scores = dimension_scores(one, progress=False)
-    widths = {name: z.shape[1] for name, z in embedded.codes.items()}
-    if scores.shape[1] == sum(widths.values()):  # loadings of a linear decoder are of all latents, in order
-        at = sum(width for name, width in widths.items() if [*widths].index(name) < [*widths].index(code))
-        scores = scores.iloc[:, at : at + widths[code]]
-    return scores
-
-
 def asked(model: ch.FittedModel) -> Iterator[tuple[str, Any]]:
     """Tables of genes x what is to be named."""
     whole = model.embedded
-    yield "shared code", scored(whole, whole.code)
+    yield "shared code", dimension_scores(whole, progress=False)
     levels = whole.level_names(CONDITION)
     for k, level in enumerate(LEVELS):
-        scores = scored(whole.pick(levels == level), CONDITION)
+        scores = dimension_scores(whole.pick(levels == level), latent=CONDITION, progress=False)
         width = scores.shape[1] // len(LEVELS)
         yield f"block of {level}, dimensions", scores.iloc[:, k * width : (k + 1) * width]
     table = attribute_scores(model, attribute=CONDITION, progress=False)
-    changes = table.pivot(index="feature", columns="level", values="log_fold_change")
+    changes = table.pivot(index="feature", columns="level", values="log2_fold_change")
     for level in LEVELS:
         yield f"block of {level}, on", changes[[level]]
     before, after = (

@@ -89,7 +89,8 @@ def test_private_genes_are_found(model):
 
 
 def test_scores_are_those_of_a_linear_decoder(model):
-    weight = model.module.decoder.loadings("rna").numpy().astype(np.float64)
+    parts = [model.module.decoder.loadings("rna", latent) for latent in ("shared", "private")]
+    weight = torch.cat(parts, 1).numpy().astype(np.float64)
     bias = model.module.decoder.readout.outputs["rna"].bias.detach().numpy()
     codes = np.hstack([model.embedded.embeddings[name] for name in ("shared", "private")])
     treated = model.embedded.level_names("treated") == "yes"

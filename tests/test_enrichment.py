@@ -210,6 +210,28 @@ def test_derivatives_are_finite_differences(name):
     module.float()
 
 
+@pytest.mark.parametrize("hidden", [(), (8,)])
+def test_dimensions_of_other_latents_are_those_of_cells_that_have_them(hidden):
+    rng = np.random.default_rng(0)
+    adata = ad.AnnData(rng.poisson(2.0, (120, 30)).astype(np.float32))
+    adata.obs["drug"] = np.where(np.arange(120) % 3, "yes", "no")
+    cells = ch.read(adata, covariates=["drug"])
+    blocks = ch.fit(cells, ch.recipes.patches(dim=3, private=2, hidden=hidden), epochs=2, progress=False)
+    table = dimension_scores(blocks, latent="drug", progress=False)
+    assert table.columns.tolist() == ["no 0", "no 1", "yes 0", "yes 1"]
+    assert dimension_scores(blocks, progress=False).columns.tolist() == [0, 1, 2]
+    gated = ch.recipes.contrastivevi(background="no", dim=3, private=2, hidden=hidden)
+    salient = ch.fit(cells, gated, epochs=2, progress=False)
+    found = mean_jacobian(salient, latent="salient", progress=False)
+    treated = salient.embedded.pick(salient.embedded.level_names("drug") == "yes")
+    pd.testing.assert_frame_equal(found, mean_jacobian(treated, latent="salient", progress=False))
+    sets = {"first": list(found.index[:8])}
+    tested = ch.enrichment(salient, sets, latent="salient", progress=False)
+    assert tested["name"].astype(int).tolist() == [0, 1]
+    with pytest.raises(InputError, match=r"'shared', 'salient'.*found 'salent'.*Did you mean"):
+        dimension_scores(salient, latent="salent")
+
+
 def test_derivatives_of_a_linear_decoder_are_its_loadings():
     model = small(ch.recipes.ldvae(dim=3))
     loadings, jacobian = ch.loadings(model), mean_jacobian(model, progress=False)

@@ -245,7 +245,7 @@ def test_latent_totals_are_spoken_of(kept: dict[str, Any], caplog: pytest.LogCap
     assert "observed ones" in caplog.text
     mean = kept["linear, batches/said/mean"].numpy()
     np.testing.assert_allclose(model.embedded.embedding, mean, rtol=1e-3, atol=1e-5)
-    loadings = model.module.decoder.loadings("rna")
+    loadings = model.module.decoder.loadings("rna", "cell")
     assert loadings.shape == (24, 3)
 
 

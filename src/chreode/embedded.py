@@ -229,6 +229,37 @@ class Embedded:
         codes = self.codes if codes is None else codes
         return Embedded(self.module, cells, codes, code=self.code, recipe=self.recipe, trained=self.trained)
 
+    def of_latent(self, latent: str | None) -> Embedded:
+        """The cells that have a latent, with it for their main one; None is that which is.
+
+        Parameters
+        ----------
+        latent
+            One of ``embeddings``.
+
+        Raises
+        ------
+        InputError
+            When there is no such latent.
+
+        Examples
+        --------
+        >>> import chreode as ch
+        >>> cells = ch.read(ch.simulate(90, 20, batches=2, seed=0), covariates="batch")
+        >>> model = ch.fit(cells, ch.recipes.patches(dim=3, private=1), epochs=1, progress=False)
+        >>> model.embedded.embedding.shape[1], model.embedded.of_latent("batch").embedding.shape[1]
+        (3, 2)
+        """
+        if latent is None or latent == self.code:
+            return self
+        if latent not in self.codes:
+            msg = f"Expected a latent of {self.recipe} ({listing(self.codes)}); found {latent!r}."
+            raise InputError(msg + nearest(latent, self.codes))
+        facts: Any = {"recipe": self.recipe, "trained": self.trained}
+        other = Embedded(self.module, self.cells, self.codes, code=latent, **facts)
+        only = self.module.latents[latent].only
+        return other if only is None else other.pick((only(self.cells) > 0).cpu().numpy())
+
     def pick(self, which: Any) -> Embedded:
         """Some of these cells.
 

@@ -41,14 +41,15 @@ class Linear(nn.Module):
         self, layout: Layout, inputs: Mapping[str, int], *, heads: Mapping[str, Callable[[int], nn.Module]]
     ) -> None:
         super().__init__()
-        self.inputs = list(inputs)
+        self.inputs = dict(inputs)
         self.readout = Readout(layout, sum(inputs.values()), heads)
 
     def forward(self, z: Mapping[str, Float[Tensor, "n d"]], cells: Cells) -> dict[str, Observed]:
         """Decode codes under the cells' conditions and sizes."""
         return self.readout(torch.cat([z[name] for name in self.inputs], 1), cells)
 
-    def loadings(self, modality: str) -> Float[Tensor, "g d"]:
-        """Change of each feature's log proportion (or other natural parameter) along each dimension."""
+    def loadings(self, modality: str, latent: str) -> Float[Tensor, "g d"]:
+        """Change of each feature's log proportion (or natural parameter) along the dimensions of a latent."""
         n_features = self.readout.outputs[modality].out_features // self.readout.heads[modality].outputs
-        return self.readout.outputs[modality].weight[:n_features].detach()
+        weight = self.readout.outputs[modality].weight[:n_features].detach()
+        return dict(zip(self.inputs, weight.split([*self.inputs.values()], 1), strict=True))[latent]

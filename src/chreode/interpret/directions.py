@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from chreode.errors import InputError
-from chreode.interpret.loadings import loadings
+from chreode.interpret.loadings import dimension_names, loadings
 from chreode.perturb.response import decodings
 
 if TYPE_CHECKING:
@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 __all__ = ["component_scores", "dimension_scores", "mean_jacobian"]
 
 
-def dimension_scores(model: Any, modality: str | None = None, *, progress: bool = True) -> pd.DataFrame:
+def dimension_scores(
+    model: Any, modality: str | None = None, *, latent: str | None = None, progress: bool = True
+) -> pd.DataFrame:
     """How each feature changes along each dimension: loadings where there are any, else `mean_jacobian`.
 
     Parameters
     ----------
-    model, modality, progress
+    model, modality, latent, progress
         As of `mean_jacobian`.
 
     Raises
@@ -39,13 +41,15 @@ def dimension_scores(model: Any, modality: str | None = None, *, progress: bool 
     >>> dimension_scores(model).equals(ch.loadings(model))
     True
     """
-    embedded = getattr(model, "embedded", model)
+    embedded = getattr(model, "embedded", model).of_latent(latent)
     infer, decoder = embedded.module.latents[embedded.code].infer, embedded.module.decoder
     linear = hasattr(infer, "linear") or hasattr(decoder, "loadings")
-    return loadings(model, modality) if linear else mean_jacobian(model, modality, progress=progress)
+    return loadings(embedded, modality) if linear else mean_jacobian(embedded, modality, progress=progress)
 
 
-def mean_jacobian(model: Any, modality: str | None = None, *, progress: bool = True) -> pd.DataFrame:
+def mean_jacobian(
+    model: Any, modality: str | None = None, *, latent: str | None = None, progress: bool = True
+) -> pd.DataFrame:
     r"""How each feature changes along each dimension of the code, on average over cells.
 
     .. math:: \bar J_{gk} = \frac1n \sum_i \frac{\partial \log \rho_g(z_i)}{\partial z_{ik}}
@@ -60,6 +64,8 @@ def mean_jacobian(model: Any, modality: str | None = None, *, progress: bool = T
         A `chreode.FittedModel` or `chreode.Embedded`; no counts are needed.
     modality
         The first by default.
+    latent
+        Whose dimensions, the mean over the cells that have it; the main one by default.
     progress
         Whether to show a bar.
 
@@ -71,7 +77,7 @@ def mean_jacobian(model: Any, modality: str | None = None, *, progress: bool = T
     Raises
     ------
     InputError
-        When there is no such modality, or no cell, as of a model that was saved without.
+        When there is no such modality or latent, or no cell, as of a model that was saved without.
 
     Examples
     --------
@@ -84,6 +90,7 @@ def mean_jacobian(model: Any, modality: str | None = None, *, progress: bool = T
     from tqdm.auto import tqdm
 
     embedded, name = _asked(model, modality)
+    embedded = embedded.of_latent(latent)
     dim = embedded.codes[embedded.code].shape[1]
     kind = embedded.cells.layout.modalities[name].kind
     total: Any = 0.0
@@ -101,7 +108,7 @@ def mean_jacobian(model: Any, modality: str | None = None, *, progress: bool = T
             with torch.no_grad():
                 total = total + torch.func.vmap(slope)(axes).double()
             bar.update(len(z))
-    return _table(embedded, name, total / len(embedded), range(dim), "dimension")
+    return _table(embedded, name, total / len(embedded), dimension_names(embedded), "dimension")
 
 
 @torch.no_grad()

@@ -28,6 +28,7 @@ def enrichment(
     gene_sets: Any,
     *,
     modality: str | None = None,
+    latent: str | None = None,
     correlation: float = 0.01,
     least: int = 5,
     most: int = 500,
@@ -58,8 +59,8 @@ def enrichment(
     gene_sets
         The path of a GMT file, or a mapping from names to genes, which are called as the features are, or
         as their symbols.
-    modality
-        Of a model: the first by default.
+    modality, latent
+        Of a model: the first, and the main one, by default.
     correlation
         :math:`\rho`, in [0, 1).
     least, most
@@ -103,7 +104,7 @@ def enrichment(
         msg = f"Expected a correlation in [0, 1) and 1 <= least <= most; found {found}. Leave them out."
         raise InputError(msg)
     sets = sets_of(gene_sets)
-    tables, place = _scores_of(scores, modality, progress=progress)
+    tables, place = _scores_of(scores, modality, latent, progress=progress)
     first = next(iter(tables.values()))
     members = _members(sets, place, len(first))
     n_found = members.getnnz(1)
@@ -129,11 +130,12 @@ def enrichment(
 
 
 def _scores_of(
-    scores: Any, modality: str | None, *, progress: bool
+    scores: Any, modality: str | None, latent: str | None, *, progress: bool
 ) -> tuple[dict[str, pd.DataFrame], Mapping[str, int]]:
     """Tables of features x dimensions by kind, all of the same features, and where these are by name."""
     embedded = getattr(scores, "embedded", scores)
     if isinstance(embedded, Embedded):
+        embedded = embedded.of_latent(latent)
         name = embedded.modality(modality)
         tables = {"dimension": dimension_scores(embedded, name, progress=progress)}
         if int(embedded.module.latents[embedded.code].prior.count):

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from chreode.axes import Float, Tensor
     from chreode.cells import Cells
 
-__all__ = ["loadings", "variance_explained"]
+__all__ = ["dimension_names", "loadings", "variance_explained"]
 
 
-def loadings(model: Any, modality: str | None = None) -> pd.DataFrame:
+def loadings(model: Any, modality: str | None = None, *, latent: str | None = None) -> pd.DataFrame:
     r"""How each feature changes along each dimension of the code, features x factors.
 
     Of `pca`, `factor_analysis`, `zifa` and `mofa` these are the loadings that the codes come from, on
@@ -31,11 +31,13 @@ def loadings(model: Any, modality: str | None = None) -> pd.DataFrame:
         A `chreode.FittedModel` or `chreode.Embedded`.
     modality
         The first by default.
+    latent
+        Whose dimensions; the main one by default.
 
     Raises
     ------
     InputError
-        When the decoder is not linear, or there is no such modality.
+        When the decoder is not linear, or there is no such modality or latent.
 
     Examples
     --------
@@ -47,22 +49,32 @@ def loadings(model: Any, modality: str | None = None) -> pd.DataFrame:
     """
     import pandas as pd
 
-    embedded = getattr(model, "embedded", model)
+    embedded = getattr(model, "embedded", model).of_latent(latent)
     name = embedded.modality(modality)
     infer, decoder = embedded.module.latents[embedded.code].infer, embedded.module.decoder
     if hasattr(infer, "linear"):
         weight = infer.linear(name).weight
     elif hasattr(decoder, "loadings"):
-        weight = decoder.loadings(name)
+        weight = decoder.loadings(name, embedded.code)
     else:
         msg = (
             f"Expected a linear decoder, whose weights are loadings; found {type(decoder).__name__} in "
             f"recipe {embedded.recipe}. Use a linear recipe, such as mofa or ldvae."
         )
         raise InputError(msg)
-    columns = pd.RangeIndex(weight.shape[1], name="factor")
+    columns = pd.Index(dimension_names(embedded), name="factor")
     index = pd.Index(embedded.cells.layout.modalities[name].names, name=name)
     return pd.DataFrame(weight.cpu().numpy(), index=index, columns=columns)
+
+
+def dimension_names(embedded: Any) -> list[Any] | range:
+    """What the dimensions of the main code are called: by number, and in blocks by their level too."""
+    prior, dim = embedded.module.latents[embedded.code].prior, embedded.codes[embedded.code].shape[1]
+    attribute = getattr(prior, "attribute", None)
+    if attribute is None:
+        return range(dim)
+    levels = embedded.cells.layout.resolve(attribute).levels
+    return [f"{level} {k}" for level in levels for k in range(dim // len(levels))]
 
 
 def variance_explained(model: Any) -> pd.DataFrame:
