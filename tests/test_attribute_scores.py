@@ -85,7 +85,7 @@ def test_private_genes_are_found(model):
     yes = table[table["level"] == "yes"].set_index("feature")
     by_mean = yes["log2_fold_change"].abs().nlargest(PRIVATE).index
     assert yes.loc[first, "magnitude"].mean() > 3 * yes.loc[by_mean, "log2_fold_change"].abs().mean()
-    assert (table[table["level"] == "no"]["magnitude"] == 0).all()
+    assert set(table["level"]) == {"yes"}  # the others have no private code
 
 
 def test_scores_are_those_of_a_linear_decoder(model):

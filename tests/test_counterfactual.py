@@ -10,6 +10,7 @@ import scipy.sparse as sp
 
 import chreode as ch
 from chreode.errors import InputError
+from chreode.interpret import attribute_scores
 from chreode.perturb import response_figure
 from commandline import chreode
 
@@ -84,8 +85,11 @@ def test_a_response_is_what_decoding_under_both_levels_says(data, model):
     np.testing.assert_allclose(found["before"], before, rtol=1e-4)
     np.testing.assert_allclose(found["after"], after, rtol=1e-4)
     np.testing.assert_allclose(found["log2_fold_change"], np.log2(after / before), rtol=1e-3, atol=1e-5)
-    assert found["p_value"].isna().all()
+    # Of one fit whose codes are taken as they are nothing tells how sure it is.
+    assert found[["p_value", "lower", "upper"]].isna().all(axis=None)
+    assert table["log2_fold_change"].abs().is_monotonic_decreasing
     assert table.attrs["source"] == "codes as they are, of one fit"
+    assert len(response_figure(table.reset_index()).axes) == 2
 
 
 def test_fits_of_resampled_cells_widen_the_interval(data, model):
@@ -104,6 +108,9 @@ def test_fits_of_resampled_cells_widen_the_interval(data, model):
     assert passed[changed].mean() > 0.6
     assert passed[~changed].mean() < 0.02
     assert (several["upper"] - several["lower"]).median() > 2 * (one["upper"] - one["lower"]).median()
+    assert ch.response(fits[:2], **ASKED, draws=0)["p_value"].isna().all()
+    with pytest.raises(InputError, match=r"two that answer alike in every number\. Fit with other seeds"):
+        ch.response([fits[0], fits[1], fits[0]], **ASKED, draws=0)
 
 
 def test_resampled_cells_are_named_apart(data):
@@ -163,10 +170,49 @@ def test_cells_under_another_level_are_written_beside_those_measured(data, model
     assert (adata.obsm["X_patches_condition"] != adata.obsm["X_stimulated_condition"]).any()
 
 
+def test_some_cells_are_written_into_a_table_of_these(data, model):
+    some = ch.counterfactual(model, to={"condition": "stim"}, where="kind=x")
+    with pytest.raises(InputError, match=r"Write into these alone: some = adata\[embedded\.names\]"):
+        some.write(data[0].copy())
+    alone = data[0][some.names].copy()
+    some.write(alone, key="stimulated")
+    np.testing.assert_array_equal(alone.obsm["X_stimulated"], some.embedding)
+
+
+def test_names_with_slashes_are_read_back(data, tmp_path):
+    adata = data[0].copy()
+    adata.obs["drug/dose"] = adata.obs["condition"].map({"ctrl": "0/10", "stim": "10/10"}).to_numpy()
+    cells = ch.read(adata, covariates=["drug/dose"])
+    for recipe in (ch.recipes.patches(**RECIPE), ch.recipes.multigroupvi(**RECIPE)):
+        fit = ch.fit(cells, recipe, epochs=1, progress=False)
+        fit.embedded.write(adata)
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    found = ad.read_h5ad(tmp_path / "a.h5ad").obsm
+    assert {"X_patches_drug_dose", "X_multigroupvi_drug_dose=10_10"} <= set(found)
+
+
+def test_cells_are_chosen_by_a_column_that_was_not_read(data, model):
+    adata = data[0].copy()
+    adata.obs["donor"] = np.where(np.arange(len(adata)) % 3, "one", "two")
+    chosen = ch.counterfactual(model, to={"condition": "stim"}, where="donor=two", source=adata)
+    np.testing.assert_array_equal(chosen.names, adata.obs_names[adata.obs["donor"] == "two"])
+
+
+def test_sets_of_genes_are_found_in_tables_as_they_come(data, model):
+    table = ch.response(model, **ASKED, draws=0)
+    raised = table.groupby("feature")["log2_fold_change"].mean().nlargest(10).index
+    found = ch.enrichment(table, {"raised": list(raised)})
+    assert found["name"].tolist() == ["x", "y", "z"]
+    assert (found["direction"] == "up").all()
+    scores = attribute_scores(model, attribute="condition", progress=False)
+    assert ch.enrichment(scores, {"raised": list(raised)})["name"].tolist() == ["ctrl", "stim"]
+
+
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
         ({}, "one column with two levels; found none"),
+        ({"condition": ("ctrl", "stim"), "group": "kind"}, "found 'group'. Did you mean 'groups'"),
         ({"condition": "stim"}, "one column with two levels"),
         ({"condition": ("ctrl", "stym")}, "found 'stym'. Did you mean 'stim'"),
         ({"condition": ("stim", "stim")}, "two levels of 'condition'; found 'stim' twice"),
@@ -213,8 +259,32 @@ def test_the_command_writes_what_the_function_says(data, tmp_path):
     pd.testing.assert_frame_equal(found, ch.response(loaded, **asked), check_dtype=False)
     assert out.with_suffix(".png").stat().st_size > 5000
     assert "ctrl to stim" in done.out
-    for wrong, says in ((("--set", "stim"), "COLUMN=LEVEL"), (("--set", "condition=x"), "'condition'")):
+    assert "never seen" not in done.out.lower()
+    done = chreode(*typed[:4], "--where", "condition=ctrl", "--draws", "0", "--out", tmp_path / "c.csv")
+    assert "was seen under" not in done.out
+    for wrong, says in (
+        (("--set", "stim"), "COLUMN=LEVEL; found 'stim'. Write --set condition=stim, say"),
+        (("--set", "condition=x"), "'condition'"),
+    ):
         done = chreode("counterfactual", tmp_path / "run", *wrong, "--out", tmp_path / "b.csv")
         assert done.code == 2
         assert says in done.err
     assert not (tmp_path / "b.csv").exists()
+
+
+def test_the_command_names_a_folder_of_other_cells_and_cells_that_tell_nothing(data, tmp_path):
+    adata = data[0].copy()
+    adata.obs["sample"] = [f"{one} {i % 2}" for i, one in enumerate(adata.obs["condition"])]
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    adata[:300].copy().write_h5ad(tmp_path / "half.h5ad")
+    fit = ("--recipe", "patches", "--covariate", "condition", "--epochs", "1", "--no-report")
+    for name in ("cells", "half"):
+        done = chreode("fit", tmp_path / f"{name}.h5ad", *fit, "--label", "sample", "--out", tmp_path / name)
+        assert done.code == 0, done.err
+    asked = ("--set", "condition=stim", "--draws", "0", "--out", tmp_path / "a.csv")
+    done = chreode("counterfactual", tmp_path / "half", tmp_path / "cells", *asked)
+    assert done.code == 2
+    assert f"found a fit of others in {tmp_path / 'cells'}: 'cell 300'" in done.err
+    done = chreode("counterfactual", tmp_path / "cells", *asked, "--where", "sample=ctrl 0")
+    assert done.code == 0, done.err
+    assert "No cell of the question was seen under stim: the response is predicted from others." in done.out

@@ -6,6 +6,7 @@ import hashlib
 import tempfile
 import warnings
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -74,6 +75,11 @@ def check(cells: Cells, recipe: Recipe, call: Call) -> None:
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
     }
+    for name in ("epochs", "seed", "devices"):
+        value = getattr(call, name)
+        if not isinstance(value, Integral) and not (name == "epochs" and value is None):
+            msg = f"Expected {name} as a whole number; found {value!r}. Write {name}=10, say."
+            raise InputError(msg)
     rules = {
         "epochs": (call.epochs is None or call.epochs >= 1, "at least 1, or None"),
         "seed": (0 <= call.seed < 2**32, "from 0 to 4,294,967,295"),

@@ -29,14 +29,14 @@ def write(
     key: str | None,
 ) -> None:
     """Write into the user's AnnData, or several by name; see `chreode.embedded.Embedded.write`."""
-    prefix = key or embedded.recipe
+    prefix = _key(key or embedded.recipe)
     several: Mapping[str, ad.AnnData] = adata if isinstance(adata, Mapping) else {"": adata}
     places = [(one, _positions(embedded, one, name)) for name, one in several.items()]
     tables = {name: _expected_table(embedded, name) for name in expected}
     for one, position in places:
         _write(embedded, one, position, prefix)
         for name, table in tables.items():
-            one.obsm[f"{prefix}_expected_{name}"] = table.iloc[position].set_axis(one.obs_names)
+            one.obsm[_key(f"{prefix}_expected_{name}")] = table.iloc[position].set_axis(one.obs_names)
 
 
 def _expected_table(embedded: Any, modality: str) -> pd.DataFrame:
@@ -61,16 +61,23 @@ def _positions(embedded: Any, adata: ad.AnnData, name: str = "") -> Int[np.ndarr
     msg = f"Expected a table of the embedded cells; found {len(lost)} others ({', '.join(lost[:3])}, ...). "
     if after.issuperset(cells):
         msg += "Several sets were read by name: write({'a': ..., 'b': ...}) as they were read."
+    elif known.isin(cells).all():
+        msg += "Write into these alone: some = adata[embedded.names].copy(), then embedded.write(some)."
     else:
         msg += "Write into the data that was read, or project these cells first."
     raise InputError(msg)
+
+
+def _key(name: str) -> str:
+    """A name of an entry: HDF5 takes a slash for a group."""
+    return name.replace("/", "_")
 
 
 def _write(embedded: Any, adata: ad.AnnData, position: Int[np.ndarray, " n"], key: str) -> None:
     import pandas as pd
 
     for name, value in embedded.embeddings.items():
-        adata.obsm[f"X_{key}" if name == embedded.code else f"X_{key}_{name}"] = value[position]
+        adata.obsm[f"X_{key}" if name == embedded.code else _key(f"X_{key}_{name}")] = value[position]
     if int(embedded.module.latents[embedded.code].prior.count) > 0:
         probabilities = embedded.probabilities()[position]
         adata.obsm[f"{key}_probabilities"] = probabilities

@@ -148,6 +148,11 @@ def finite(values: Any, *, what: str, g: int | None = None) -> np.ndarray:
     InputError
         When they are no vector, not of ``g`` genes, or not finite.
     """
+    if not (hasattr(values, "__array__") or isinstance(values, (list, tuple))):
+        msg = (
+            f"Expected one {what} a gene; found {type(values).__name__}. Give a vector: mean_change(before, "
+        )
+        raise InputError(msg + "after) makes one of cells.")
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or not len(array):
         msg = f"Expected one {what} a gene; found an array of shape {array.shape}. Give a vector."

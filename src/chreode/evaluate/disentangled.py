@@ -7,6 +7,7 @@ attribute's levels in a block, within types of cells, is `chreode.evaluate.batch
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from chreode.evaluate.neighbours import checked, every_level, known_levels
 from chreode.words import many
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import pandas as pd
 
@@ -208,6 +209,9 @@ def information_gap(code: Any, attributes: Mapping[str, Any], *, seed: int = 0) 
 
 
 def _codes(blocks: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    if not isinstance(blocks, Mapping):
+        msg = f"Expected codes by name; found {type(blocks).__name__}. Give what a projection has, say: "
+        raise InputError(msg + "model.project(source).embeddings.")
     codes = {name: checked(block) for name, block in blocks.items()}
     sizes = {len(code) for code in codes.values()}
     if len(sizes) != 1:

@@ -76,11 +76,11 @@ def attribute_scores(
     Returns
     -------
     pandas.DataFrame
-        One row a level and feature: ``level``, ``feature``, ``log2_fold_change`` (:math:`\bar\delta`) with
-        its ``standard_error`` over the level's cells (NaN of one cell), ``magnitude`` (:math:`m`), ``spread``
-        (:math:`s`), ``rank`` within the level from 1 on, ``cells``. Levels as they come, then by rank.
-        ``table.pivot(index="feature", columns="level", values="log2_fold_change")`` is what
-        `chreode.enrichment` takes.
+        One row a level and feature: ``level``, ``feature``, ``log2_fold_change`` (:math:`\bar\delta`;
+        ``change`` of continuous values) with its ``standard_error`` over the level's cells (NaN of one cell),
+        ``magnitude`` (:math:`m`), ``spread`` (:math:`s`), ``rank`` within the level from 1 on, ``cells``.
+        Levels as they come, then by rank; levels whose cells have no private code, as of a background, are
+        left out.
 
     Raises
     ------
@@ -126,10 +126,14 @@ def attribute_scores(
     with np.errstate(invalid="ignore", divide="ignore"):
         error = size["spread"] / np.sqrt(n - 1)
     tables = []
+    continuous = embedded.cells.layout.modalities[name].kind == "continuous"
+    effect = "change" if continuous else "log2_fold_change"
     for k, level in enumerate(names):
+        if square.any() and not square[k].any():
+            continue  # nothing of its cells is private
         order = np.argsort(-size[by][k], kind="stable")
         features = np.asarray(embedded.cells.layout.modalities[name].names, dtype=object)[order]
-        columns = {"level": level, "feature": features, "log2_fold_change": mean[k, order]}
+        columns = {"level": level, "feature": features, effect: mean[k, order]}
         columns |= {"standard_error": error[k, order]} | {key: v[k, order] for key, v in size.items()}
         tables.append(pd.DataFrame(columns).assign(rank=np.arange(1, len(order) + 1), cells=int(n[k, 0])))
     return pd.concat(tables, ignore_index=True)
@@ -145,8 +149,17 @@ def _private(embedded: Embedded, attribute: str) -> dict[str, float]:
         if column in (getattr(latent.only, "column", None), getattr(latent.prior, "attribute", None))
     }
     if not found:
-        msg = f"Expected a model with codes of levels of {column!r}; found {embedded.recipe}, with none. Say"
-        raise InputError(msg + " what is private: off={latent: 0.0}.")
+        known = [latent for latent in embedded.codes if latent != embedded.code]
+        msg = f"Expected a model in which cells have codes of their own for levels of {column!r}, as of "
+        msg += f"patches, multigroupvi or contrastivevi; found {embedded.recipe}. "
+        raise InputError(
+            msg
+            + (
+                f"Say what is private, of {listing(known)}: off={{{known[0]!r}: 0.0}}."
+                if known
+                else "Fit one of these recipes."
+            )
+        )
     return found
 
 

@@ -53,7 +53,8 @@ def enrichment(
     Parameters
     ----------
     scores
-        A table of features x dimensions (of loadings, fold changes); or a `chreode.FittedModel` or
+        A table of features x dimensions (of loadings, fold changes), or of `chreode.response` or
+        `chreode.interpret.attribute_scores`, whose changes are taken by group; or a `chreode.FittedModel` or
         `chreode.Embedded`, of which every dimension is tested by `chreode.interpret.dimension_scores`, and
         every component, where there are any, by `chreode.interpret.component_scores`.
     gene_sets
@@ -143,6 +144,7 @@ def _scores_of(
         n = len(tables["dimension"])
         place = {g: j for g, j in embedded.cells.layout.modalities[name].positions.items() if j < n}
     elif hasattr(scores, "columns") and hasattr(scores, "index"):
+        scores = _wide(scores)
         tables = {"dimension": scores}
         place = {str(gene): j for j, gene in enumerate(scores.index)}
         if len(place) < len(scores):
@@ -155,6 +157,15 @@ def _scores_of(
     for kind, table in tables.items():
         _refuse_scores(table, kind)
     return tables, place
+
+
+def _wide(table: pd.DataFrame) -> pd.DataFrame:
+    """Features x groups, of a table with a row for each feature of each group."""
+    group = next((name for name in ("group", "level") if name in table), None)
+    effect = next((name for name in ("log2_fold_change", "change") if name in table), None)
+    if group is None or effect is None or "feature" not in table:
+        return table
+    return table.pivot(index="feature", columns=group, values=effect)
 
 
 def _refuse_scores(table: pd.DataFrame, kind: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from chreode.interpret.q_values import q_values
 from chreode.intervene import do
 from chreode.perturb.counterfactual import Private, checked, embedded_of
 from chreode.posterior import posterior
-from chreode.words import listing, many
+from chreode.words import listing, many, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,6 +33,8 @@ __all__ = ["response", "response_figure", "surest"]
 _EVERYONE = "all"
 _LEAST = 1e-30  # of an expectation
 _PER = 1e4  # molecules that expectations are given per
+_FITS = 3  # that tell how sure a fit is, at least
+_ASKED = ("groups", "where", "modality", "private", "draws", "level", "source", "seed", "progress")
 
 
 def response(
@@ -77,7 +80,8 @@ def response(
     modality
         The first by default.
     draws
-        Of the codes of each fit; 0 takes them as they are.
+        Of the codes of each fit; 0 takes them as they are. Without counts, as of a loaded model without
+        ``source``, none can be drawn.
     level
         Of the intervals, between 0 and 1.
     source
@@ -90,20 +94,21 @@ def response(
     Returns
     -------
     pandas.DataFrame
-        A row a group and feature, within each group the surest first: ``group``, ``feature``,
-        ``log2_fold_change`` (``change`` of continuous values) with ``lower`` and ``upper``, ``p_value``
-        (against no change, by Student's t with :math:`\nu_k + F - 1` degrees of freedom), ``q_value`` within
-        the group (Benjamini-Hochberg), ``before`` and ``after`` (per ten thousand), ``cells``, and ``seen``:
-        how many cells of the group, and of a mask ``where``, have the second level (of a group without any,
-        others tell all). Of one fit there are no p-values: its intervals, normal, say nothing of what other
-        cells would have taught.
+        A row a group and feature, within each group the surest first, by change over its error: ``group``,
+        ``feature``, ``log2_fold_change`` (``change`` of continuous values) with ``lower`` and ``upper``,
+        ``p_value`` (against no change, by Student's t with :math:`\nu_k + F - 1` degrees of freedom),
+        ``q_value`` within the group (Benjamini-Hochberg), ``before`` and ``after`` (per ten thousand),
+        ``cells``, and ``seen``: how many cells of the group, and of a mask ``where``, have the second level
+        (of a group without any, others tell all). Of fewer than three fits there are no p-values, and the
+        strongest responses come first: the intervals of one, normal, say nothing of what other cells would
+        have taught, and where no codes are drawn there are none (NaN).
         ``attrs``: ``condition``, ``modality``, ``fits``, ``source``: what intervals are made of.
 
     Raises
     ------
     InputError
         For levels or columns that are not known, a level that is both, a group without cells of the first
-        level (which the message names), or fits of other features.
+        level (which the message names), fits of other features, or the same fit twice.
 
     Examples
     --------
@@ -126,6 +131,11 @@ def response(
     if not fits or any(one.groups != names or one.features != features for one in found):
         msg = "Expected fits of the same features and groups; found others. Read their cells alike."
         raise InputError(msg)
+    if any(np.array_equal(a.change, b.change) for a, b in combinations(found, 2)):
+        msg = (
+            "Expected fits that differ; found two that answer alike in every number. Fit with other seeds, or"
+        )
+        raise InputError(msg + " on cells drawn again: ch.fit(cells.resampled(seed=s), recipe, seed=s).")
     table = _table(found, level=level)
     drawn = draws > 0 and all(one.within is not None for one in found)
     codes = "codes drawn from their posteriors" if drawn else "codes as they are"
@@ -153,7 +163,7 @@ def response_figure(table: pd.DataFrame, *, names: int = 20) -> Figure:
         raise InputError(msg + " response() returned, as it is: other tables have lost what was asked.")
     order = surest(table)["feature"].drop_duplicates()[:names]
     groups = list(dict.fromkeys(table["group"]))
-    wide = table.assign(shown=table[effect].where(table["lower"] * table["upper"] > 0))
+    wide = table.assign(shown=table[effect].mask(table["lower"] * table["upper"] <= 0))
     shown = wide.pivot(index="feature", columns="group", values="shown").loc[order, groups]
     most = max(float(np.nanmax(np.abs(shown.to_numpy()), initial=0.0)), 1e-9)
     figure = Figure(figsize=(2.5 + 0.5 * len(groups), 1.5 + 0.2 * len(order)), layout="constrained")
@@ -167,10 +177,15 @@ def response_figure(table: pd.DataFrame, *, names: int = 20) -> Figure:
 
 
 def surest(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a table of `response`, those first whose change is most of the width of its interval."""
+    """The rows of a table of `response`, those first whose change is most of the width of its interval.
+
+    Of fewer than three fits, whose intervals tell little, those first whose change is largest.
+    """
     effect = "log2_fold_change" if "log2_fold_change" in table else "change"
-    width = np.maximum(table["upper"] - table["lower"], _LEAST)
-    return table.iloc[np.argsort(-(table[effect].abs() / width).to_numpy(), kind="stable")]
+    size = table[effect].abs()
+    if bool(table["p_value"].notna().any()):
+        size = size / np.maximum(table["upper"] - table["lower"], _LEAST)
+    return table.iloc[np.argsort(-size.to_numpy(), kind="stable")]
 
 
 class _Found(NamedTuple):
@@ -191,6 +206,9 @@ class _Found(NamedTuple):
 def _condition(condition: Mapping[str, Any]) -> tuple[str, tuple[str, str]]:
     """The one column that changes, and its levels."""
     pairs = {k: v for k, v in condition.items() if isinstance(v, (tuple, list)) and len(v) == 2}
+    if misspelt := next((k for k in condition if k not in pairs and nearest(k, _ASKED)), None):
+        msg = f"Expected arguments of chreode.response, and one column with two levels; found {misspelt!r}."
+        raise InputError(msg + nearest(misspelt, _ASKED))
     if len(condition) != 1 or not pairs:
         msg = (
             f"Expected one column with two levels; found {condition or 'none'}. Write "
@@ -332,6 +350,8 @@ def _error(found: Sequence[_Found]) -> tuple[Float[np.ndarray, "k g"], Float[np.
     drawn = [one.within for one in found if one.within is not None]
     if len(drawn) == n:
         variance = variance + np.mean(drawn, axis=0)
+    elif n == 1:
+        variance[:] = np.nan  # nothing tells
     return np.sqrt(variance), freedom
 
 
@@ -346,11 +366,15 @@ def _table(found: Sequence[_Found], *, level: float) -> pd.DataFrame:
     law = stats.t(freedom[:, None])
     with np.errstate(divide="ignore", invalid="ignore"):
         statistic = np.abs(estimate) / error
-    p_value = 2 * law.sf(statistic) if len(found) > 1 else np.full_like(estimate, np.nan)
+    tested = len(found) >= _FITS
+    p_value = 2 * law.sf(statistic) if tested else np.full_like(estimate, np.nan)
     width = law.ppf(0.5 + level / 2) * error
     tables = []
     for k, group in enumerate(first.groups):
-        order = np.lexsort((-np.abs(estimate[k]), -np.nan_to_num(statistic[k], nan=0.0, posinf=np.inf)))
+        surely = (
+            np.nan_to_num(statistic[k], nan=0.0, posinf=np.inf) if tested else np.zeros(len(first.features))
+        )
+        order = np.lexsort((-np.abs(estimate[k]), -surely))
         columns = {
             "group": group,
             "feature": np.asarray(first.features, dtype=object),

@@ -28,6 +28,7 @@ def counterfactual(
     to: Mapping[str, str | float | None],
     where: str | np.ndarray | None = None,
     private: Private = "transport",
+    source: Any = None,
     seed: int = 0,
 ) -> Embedded:
     r"""Cells as they would be under other levels: their shared codes as they are, the rest of the new level.
@@ -49,6 +50,8 @@ def counterfactual(
     private
         ``transport`` for what to expect of each cell; ``sample`` draws, so that cells of the new level differ
         among each other as measured ones do.
+    source
+        A table with the column of ``where``, where it was not read.
     seed
         Of the draws.
 
@@ -73,7 +76,7 @@ def counterfactual(
     if not isinstance(to, Mapping) or not to:
         msg = f'Expected to= with a level by column; found {to!r}. Write to={{"condition": "stim"}}, say.'
         raise InputError(msg)
-    asked = asked_of(model, counted=False)
+    asked = asked_of(model, source=source, counted=False)
     embedded = embedded_of(asked)
     # What was measured was so under the cells' own levels.
     some = embedded.replace(cells=embedded.cells.replace(measured={}))
