@@ -237,6 +237,7 @@ HALF = np.arange(20) % 2
         (lambda: evaluate.probe_blocks({"x": CODE, "y": CODE[:5]}, HALF), "'y': 5"),
         (lambda: evaluate.probe_blocks({"x": CODE * np.nan}, HALF), "20 cells with NaN"),
         (lambda: evaluate.probe_blocks({}, HALF), "found {}"),
+        (lambda: evaluate.probe_blocks(object(), HALF), r"codes by name; found object.*embeddings"),
         (lambda: evaluate.probe_blocks({"x": CODE}, HALF, probes=["svm"]), r"found \['svm'\]"),
         (lambda: evaluate.probe_blocks({"x": CODE}, HALF, probes=[]), r"found \[\]"),
         (lambda: evaluate.probe_blocks({"x": CODE}, HALF, within=["a"] * 3), "Expected 20 labels"),

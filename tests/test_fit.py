@@ -234,6 +234,7 @@ def test_a_loss_that_is_not_finite_names_term_step_cells_and_features(
     ("arguments", "words"),
     [
         ({"epochs": 0}, "epochs at least 1"),
+        ({"epochs": "5"}, "epochs as a whole number; found '5'"),
         ({"validation": 1.0}, "validation from 0 to below 1"),
         ({"devices": 0}, "devices at least 1"),
         ({"precision": "foo"}, "precision among auto, 32-true, .*; found 'foo'"),

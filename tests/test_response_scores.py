@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import anndata as ad
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -257,6 +258,7 @@ def test_the_ceiling_takes_another_change(rng: np.random.Generator) -> None:
         (lambda: evaluate.change_scores([1.0, 2.0], [1.0, 2.0, 3.0]), "found 2 and 3"),
         (lambda: evaluate.change_scores([1.0, np.nan], [1.0, 2.0]), "found 1 that are not"),
         (lambda: evaluate.change_scores([[1.0]], [1.0]), r"shape \(1, 1\)"),
+        (lambda: evaluate.change_scores(ad.AnnData(np.ones((2, 2))), [1.0]), "found AnnData. Give a vector"),
         (lambda: evaluate.change_scores([1.0, 2.0], [0.0, 0.0]), "0 for all 2"),
         (lambda: evaluate.change_scores([1.0, 2.0], [0.0, 0.0], weights=[1, 1]), "found none of 2 genes"),
         (lambda: evaluate.change_scores([1.0, 2.0], [1.0, 2.0], changed=0), "changed=0"),
