@@ -14,6 +14,7 @@ import chreode.recipes  # noqa: F401  (registers chreode's own)
 from chreode.errors import InputError
 from chreode.folder import file_name, fresh_table, kept_counts, model_folder
 from chreode.interpret.asked import column_level
+from chreode.io.opening import open_source
 from chreode.load import load
 from chreode.perturb.answers import response, response_figure, surest
 from chreode.words import listing, many
@@ -62,17 +63,18 @@ def change_level(
     asked
         ``where``, ``groups``, ``modality``, ``private``, ``draws`` and ``seed`` of `chreode.response`.
     """
-    column, after = column_level(to, name="--set")
+    column, after = column_level(to, name="--set", such_as="--set condition=stim")
     where, facts = zip(*(model_folder(folder) for folder in folders), strict=True)
     out = out or folders[0].expanduser() / "counterfactual" / f"{_name(to, before, len(folders), asked)}.csv"
     with fresh_table(out, overwrite=overwrite) as (beside, picture):
         models = [load(path) for path in where]
         condition: dict[str, Any] = {column: (before or _other(models[0], column, after), after)}
         source = data or kept_counts(folders[0].expanduser(), facts[0])
+        _refuse_others(folders, models, source)
         table = response(models, source=source, progress=sys.stderr.isatty(), **asked, **condition)
         table.to_csv(beside, index=False, lineterminator="\n")
         response_figure(table).savefig(picture, dpi=200)
-    _tell(table)
+    _tell(table, grouped=asked["groups"] is not None)
     print(f"Written to {out}, with a figure in {out.with_suffix('.png').name}.")
 
 
@@ -95,7 +97,22 @@ def _other(model: FittedModel, column: str, after: str) -> str:
     return others[0]
 
 
-def _tell(table: pd.DataFrame) -> None:
+def _refuse_others(folders: Sequence[Path], models: Sequence[FittedModel], source: Path) -> None:
+    """Name the folder of a model that was fitted on cells that are not in the source."""
+    with open_source(source) as opened:
+        there = np.asarray(opened.cells.names).astype(str)
+    for folder, model in zip(folders, models, strict=True):
+        names = np.asarray(model.embedded.names).astype(str)
+        lost = names[~np.isin(names, there)]
+        if len(lost):
+            msg = (
+                f"Expected fits of the cells in {source}; found a fit of others in {folder}: "
+                f"{listing(lost, limit=3)}. Leave this folder out, or name its cells with --data FILE."
+            )
+            raise InputError(msg)
+
+
+def _tell(table: pd.DataFrame, *, grouped: bool) -> None:
     (column, (before, after)) = next(iter(table.attrs["condition"].items()))
     groups = table.drop_duplicates("group")
     several = table.attrs["fits"] > 1
@@ -112,7 +129,10 @@ def _tell(table: pd.DataFrame) -> None:
             "Of one fit they are too narrow, and there are no p-values: name several fits, of other seeds, "
             "or give chreode.response those of cells drawn again."
         )
-    if unseen := list(groups["group"][groups["seen"] == 0]):
+    unseen = list(groups["group"][groups["seen"] == 0])
+    if unseen and not grouped:
+        print(f"No cell of the question was seen under {after}: the response is predicted from others.")
+    elif unseen:
         print(f"Never seen under {after}, predicted from others: {listing(unseen)}.")
 
 

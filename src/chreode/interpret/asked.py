@@ -162,17 +162,17 @@ class Asked:
         return np.asarray(text, dtype=object)
 
 
-def column_level(text: str, *, name: str) -> tuple[str, str]:
+def column_level(text: str, *, name: str, such_as: str = "'cell_type=B cell'") -> tuple[str, str]:
     """The parts of ``COLUMN=LEVEL``.
 
     Raises
     ------
     InputError
-        When either is missing, saying what ``name`` should be.
+        When either is missing, saying what ``name`` should be, ``such_as``.
     """
     column, _, level = text.partition("=")
     if not column or not level:
-        msg = f"Expected {name} as COLUMN=LEVEL; found {text!r}. Write 'cell_type=B cell', say."
+        msg = f"Expected {name} as COLUMN=LEVEL; found {text!r}. Write {such_as}, say."
         raise InputError(msg)
     return column, level
 
