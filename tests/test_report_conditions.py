@@ -84,6 +84,7 @@ def test_gene_sets_stand_out_in_responses(model, cells, data, tmp_path):
     page = render(context)
     assert 'id="sets"' in page
     assert "The drug" in page
+    assert f"than the rest of the {len(data.var_names):,}, at a" in page
     (tmp_path / "sets.gmt").write_text("STRANGERS\t-\tA\tB\tC\tD\tE\n")
     with pytest.raises(InputError, match="Expected gene sets of the features"):
         collect(model, cells, {}, "chreode fit cells.h5ad", gene_sets=tmp_path / "sets.gmt")
