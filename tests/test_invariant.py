@@ -122,5 +122,7 @@ def test_attributes_that_are_batches_and_cells_without_batches_are_refused() -> 
     with pytest.raises(InputError, match="found 'plate' among both"):
         ch.fit(tiny(), ch.recipes.invae(attributes=("type", "plate")), epochs=1, progress=False)
     bare = ch.read(simulate(50), covariates=["condition"])
-    with pytest.raises(InputError, match=r"found 'batch'\. Name one of these, or read"):
+    with pytest.raises(
+        InputError, match=r"found columns 'condition' without\. .* batch=COLUMN, or let batches="
+    ):
         ch.fit(bare, ch.recipes.invae(), epochs=1, progress=False)

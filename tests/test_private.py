@@ -228,9 +228,15 @@ def test_attributes_that_cannot_be_told_apart_are_named() -> None:
 @pytest.mark.parametrize(
     ("covariates", "recipe", "says"),
     [
-        ([], lambda: ch.recipes.patches(), "a categorical covariate as attribute"),
+        ([], lambda: ch.recipes.patches(), "covariate as attribute; found no column that was read. Read the"),
+        (
+            ["age"],
+            lambda: ch.recipes.patches(),
+            r"found 'age', which holds numbers\. .*\['age'\]\.astype\(str",
+        ),
+        (["age"], lambda: ch.recipes.multigroupvi(), "or let group= name a column"),
         (["one"], lambda: ch.recipes.patches(), "differs between cells; found one level"),
-        (["age"], lambda: ch.recipes.patches(attributes=("age",)), "a continuous column"),
+        (["age"], lambda: ch.recipes.patches(attributes="age"), r"a continuous column, .*astype\(str"),
         (["type"], lambda: ch.recipes.patches(attributes=("kind",)), "found 'kind'"),
         (
             ["type", "plate"],

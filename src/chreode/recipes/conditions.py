@@ -60,7 +60,11 @@ _STEPS = 1500  # at least, however few cells there are
 
 
 def attributes_of(
-    layout: Layout, named: tuple[str, ...] | None, *, continuous: bool = False
+    layout: Layout,
+    named: tuple[str, ...] | None,
+    *,
+    continuous: bool = False,
+    called: str = "attributes",
 ) -> tuple[str, ...]:
     """The columns a recipe takes for attributes: those named, else the covariates.
 
@@ -72,6 +76,8 @@ def attributes_of(
         By the user, or None.
     continuous
         Whether continuous columns are taken too; else categorical ones alone.
+    called
+        The argument that names them.
 
     Raises
     ------
@@ -83,21 +89,15 @@ def attributes_of(
         named = tuple(c.column for c in mine if c.categorical or continuous)
     found = [layout.resolve(name) for name in named]
     if not found:
-        columns = listing(layout.covariates) if layout.covariates else "none"
-        kind = "covariate" if continuous else "categorical covariate"
-        msg = (
-            f"Expected a {kind} as attribute; found columns {columns}, none of which is one. "
-            "Read the cells with covariates='condition', say, or let attributes= name columns that were read."
-        )
-        raise InputError(msg)
+        raise InputError(_without(layout, continuous=continuous, called=called))
     for covariate in found:
         if len(covariate.levels) < 2 and (covariate.categorical or not continuous):
             held = f"one level, {listing(covariate.levels)}" if covariate.levels else "a continuous column"
-            msg = (
-                f"Expected attributes with at least two levels; found {held}, in {covariate.column!r}. Leave "
-                "it out, or read cells of several levels."
-            )
-            raise InputError(msg)
+            remedy = "Leave it out, or read cells of several levels."
+            if not covariate.levels:
+                remedy = f"Leave it out, or, if its numbers are levels, {_as_text(covariate.column)}."
+            msg = f"Expected attributes with at least two levels; found {held}, in {covariate.column!r}. "
+            raise InputError(msg + remedy)
         if covariate.column == "shared":
             msg = (
                 "Expected attributes of other names than 'shared', the code of all cells. Rename the column."
@@ -106,9 +106,28 @@ def attributes_of(
     return tuple(c.column for c in found)
 
 
+def _without(layout: Layout, *, continuous: bool, called: str) -> str:
+    """What is said of cells that were read without an attribute."""
+    expected = f"Expected a {'' if continuous else 'categorical '}covariate as attribute; found "
+    numbers = [c.column for c in layout.covariates.values() if c.role == "covariate"]
+    other = f", or let {called}= name a column that was read"
+    if numbers:
+        those = "holds numbers" if len(numbers) == 1 else "hold numbers"
+        remedy = f"If they are levels, {_as_text(numbers[0])}{other}."
+        return f"{expected}{listing(numbers)}, which {those}. {remedy}"
+    if not layout.covariates:
+        return f"{expected}no column that was read. Read the cells with covariates='condition', say."
+    found = f"columns {listing(layout.covariates)}, none of which was read as one"
+    return f"{expected}{found}. Read the cells with covariates='condition', say{other}."
+
+
+def _as_text(column: str) -> str:
+    return f"read them as text: adata.obs[{column!r}] = adata.obs[{column!r}].astype(str)"
+
+
 def one_of(layout: Layout, named: str | None, *, called: str) -> str:
     """The one attribute of a recipe that knows only one."""
-    found = attributes_of(layout, None if named is None else (named,))
+    found = attributes_of(layout, None if named is None else (named,), called=called)
     if len(found) > 1:
         msg = f"Expected one {called}; found {listing(found)}. Name it: {called}={found[0]!r}."
         raise InputError(msg)

@@ -70,7 +70,15 @@ def invae(
     penalty
         :math:`\lambda`, which keeps the two codes independent.
     """
-    biology, technology = attributes_of(layout, attributes, continuous=True), attributes_of(layout, batches)
+    biology = attributes_of(layout, attributes, continuous=True)
+    if batches == ("batch",) and layout.find("batch") is None:
+        msg = (
+            "Expected cells with a batch, to which the spurious code is tied; found columns "
+            f"{listing(layout.covariates)} without. Read the cells with batch=COLUMN, or let batches= name "
+            "columns that were read."
+        )
+        raise InputError(msg)
+    technology = attributes_of(layout, batches, called="batches")
     if both := sorted({*biology} & {*technology}):
         msg = f"Expected attributes that are no batches; found {listing(both)} among both. Name it once."
         raise InputError(msg)
