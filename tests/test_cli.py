@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
+from functools import partial
 from pathlib import Path
 
 import anndata as ad
@@ -421,6 +423,30 @@ def test_arguments_are_listed_with_their_meanings(recipe, monkeypatch):
     assert re.search(r"│ components +│ chosen by the data +│ How many; ", out)
     assert re.search(r'│ prior_weight .*\(cells\) once a cell .* with learn="gradient"', out)
     assert "As of" not in out
+
+
+def test_an_argument_without_a_default_is_listed_as_required(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+    assert re.search(
+        r"│ background +│ none: required +│ The level without", typed("recipes", "contrastivevi")
+    )
+    small().write_h5ad("cells.h5ad")
+    done = chreode("fit", "cells.h5ad", "--recipe", "contrastivevi", "--out", "run")
+    assert done.code == 2
+    assert "--set background=ctrl" in done.err
+
+
+def test_warnings_of_chreode_alone_are_told_in_a_paragraph(monkeypatch):
+    adata = small()
+    adata.obs["site"] = [f"{kind}, {i % 2}" for i, kind in enumerate(adata.obs["type"])]
+    adata.write_h5ad("cells.h5ad")
+    # Compiled code has no line of its own: its warnings are put down to the line of chreode that calls it.
+    compiled = staticmethod(partial(warnings.warn, "of compiled code", UserWarning))
+    monkeypatch.setattr("chreode.fitting.Run.finish", compiled)
+    options = ("--recipe", "patches", "--set", "dim=2", "--set", "hidden=[8]", "--epochs", "1", "--no-report")
+    done = chreode("fit", "cells.h5ad", *options, "--covariate", "type", "--batch", "site", "--out", "run")
+    assert done.code == 0
+    assert re.fullmatch(r"Warning: No cells of 'type' [^\n]* share a level of 'site' [^\n]*\n", done.err)
 
 
 def test_one_of_a_thing_is_told_in_the_singular():

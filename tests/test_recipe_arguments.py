@@ -6,7 +6,7 @@ import pytest
 
 import chreode as ch
 from chreode.errors import InputError
-from chreode.recipe import registry
+from chreode.recipe import named, parse, registry
 
 CALLED = {
     "n_latent": "dim",
@@ -43,6 +43,29 @@ def test_an_argument_that_a_recipe_lacks_is_not_offered() -> None:
         ch.recipes.autodecoder(n_components=10)
     with pytest.raises(InputError, match="Did you mean 'hidden'"):
         ch.recipes.autodecoder(hiden=(10,))
+
+
+def test_an_argument_without_a_default_is_asked_for() -> None:
+    missing = (
+        r"'background' for contrastivevi, .* found none\. Give background='ctrl', .*--set background=ctrl"
+    )
+    with pytest.raises(InputError, match=missing):
+        ch.recipes.contrastivevi(dim=3)
+    with pytest.raises(InputError, match=missing):
+        named("contrastivevi")
+    with pytest.raises(InputError, match=r"found 3: Input should be a valid string\. Give background='ctrl'"):
+        ch.recipes.contrastivevi(background=3)
+
+
+def test_one_name_stands_for_a_tuple_of_it() -> None:
+    assert ch.recipes.patches(attributes="condition") == ch.recipes.patches(attributes=("condition",))
+    assert ch.recipes.invae(batches="donor").arguments["batches"] == ("donor",)
+    made = named("trvae", parse(["attributes=condition"]))
+    assert made.arguments["attributes"] == ("condition",)
+    with pytest.raises(InputError, match="valid tuple"):
+        ch.recipes.patches(hidden="128")
+    with pytest.raises(InputError, match="Expected a valid 'attributes'"):
+        ch.recipes.patches(attributes=3)
 
 
 def test_every_argument_has_a_meaning() -> None:

@@ -8,11 +8,11 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -269,11 +269,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Neither libraries' warnings, which are for developers, nor what we log: commands print that."""
+    """Neither libraries' warnings, which are for developers, nor what we log: commands print that.
+
+    Warnings of chreode's own are for users, and are told as errors are: in a paragraph, each once.
+    """
     ours = [logging.getLogger(name) for name in ("chreode.io", "chreode.interpret.differential")]
     before = [logger.level for logger in ours]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = _told_once()
         for logger in ours:
             logger.setLevel(logging.ERROR)
         try:
@@ -281,6 +286,38 @@ def _quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(ours, before, strict=True):
                 logger.setLevel(level)
+
+
+def _told_once() -> Callable[..., None]:
+    """In place of `warnings.showwarning`: chreode's own words on standard error, nothing of others."""
+    told: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *_: Any) -> None:
+        said = str(message)
+        if category is not UserWarning or said in told or not _is_own():
+            return
+        told.add(said)
+        from tqdm import tqdm
+
+        from chreode.words import typed
+
+        # A bar that is open leaves its line first.
+        tqdm.write(f"Warning: {' '.join(typed(said).split())}", file=sys.stderr)
+
+    return show
+
+
+def _is_own() -> bool:
+    """Whether the warning that is being shown was raised by a line of chreode's.
+
+    What compiled libraries warn of is put down to whoever called them, so that the function must be one that
+    warns, too.
+    """
+    frame = sys._getframe(2)
+    while frame.f_back and frame.f_globals.get("__name__") in ("warnings", "_py_warnings"):
+        frame = frame.f_back
+    package = str(frame.f_globals.get("__name__")).partition(".")[0]
+    return package == "chreode" and "warn" in frame.f_code.co_names
 
 
 def _tell(error: BaseException, typed: Sequence[str]) -> tuple[int, str]:

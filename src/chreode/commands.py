@@ -22,7 +22,7 @@ from chreode.io.read import read
 from chreode.io.write import write_csv
 from chreode.levels import add_levels as with_levels
 from chreode.load import load
-from chreode.recipe import BY_DATA, named, registry
+from chreode.recipe import BY_DATA, REQUIRED, defined, registry
 from chreode.references import references
 from chreode.words import listing, many, typed
 
@@ -318,13 +318,12 @@ def export(folder: Path, *, out: Path | None, overwrite: bool) -> None:
 def recipes(name: str | None) -> None:
     """Print the recipes, or the arguments of one with their defaults and meanings."""
     if name is not None:
-        definition = named(name).definition
+        definition = defined(name)
         table = Table("argument", "default", title=f"chreode fit FILE --recipe {name} --set argument=value")
         table.add_column("what it is", overflow="fold")
         meanings = definition.meanings
         for argument, value in definition.defaults.items():
-            shown = BY_DATA if value is None else json.dumps(value)
-            table.add_row(argument, Text(shown), Text(meanings.get(argument, "")))
+            table.add_row(argument, Text(_as_default(value)), Text(meanings.get(argument, "")))
         Console().print(table)
         return
     table = Table("recipe", title="Recipes")
@@ -335,6 +334,12 @@ def recipes(name: str | None) -> None:
         cited = "\n".join(_citation(key) for key in definition.cite)
         table.add_row(known, Text(definition.summary).append(f"\n{cited}", style="dim"))
     Console().print(table)
+
+
+def _as_default(value: Any) -> str:
+    if value is REQUIRED:
+        return "none: required"
+    return BY_DATA if value is None else json.dumps(value)
 
 
 def _citation(key: str) -> str:

@@ -8,7 +8,8 @@ import inspect
 import json
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, get_type_hints
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
 from chreode.errors import InputError
 from chreode.words import nearest
@@ -21,10 +22,24 @@ if TYPE_CHECKING:
     from chreode.objective import Objective
     from chreode.plan import Plan
 
-__all__ = ["BY_DATA", "Build", "Definition", "Recipe", "named", "parse", "recipe", "registry"]
+__all__ = [
+    "BY_DATA",
+    "REQUIRED",
+    "Build",
+    "Definition",
+    "Recipe",
+    "defined",
+    "named",
+    "parse",
+    "recipe",
+    "registry",
+]
 
 BY_DATA = "chosen by the data"
 """What is said of an argument that is None by default."""
+
+REQUIRED = inspect.Parameter.empty
+"""What stands in `Definition.defaults` for an argument without one."""
 
 # What other libraries call the arguments of recipes, and arguments that are not of recipes.
 _CALLED = {
@@ -39,6 +54,7 @@ _ELSEWHERE = {
     **dict.fromkeys(("labels_key", "label"), "chreode.read(..., label=), or --label,"),
     **dict.fromkeys(("max_epochs", "n_epochs", "epochs"), "chreode.fit(..., epochs=), or --epochs,"),
 }
+_SUCH_AS = {"background": "ctrl"}  # what is given, for example, where there is no default
 
 
 @dataclass(frozen=True)
@@ -81,7 +97,7 @@ class Definition:
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """The arguments and their default values."""
+        """The arguments and their default values, `REQUIRED` where there is none."""
         parameters = inspect.signature(self.build).parameters.values()
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
@@ -117,19 +133,48 @@ class Definition:
                 raise InputError(msg)
             try:
                 adapter = TypeAdapter(hints[name], config=ConfigDict(strict=True))
-                checked[name] = adapter.validate_python(tuple(value) if isinstance(value, list) else value)
+                checked[name] = adapter.validate_python(_as_tuple(value, hints[name]))
             except ValidationError as error:
                 own = (error.errors()[0].get("ctx") or {}).get("error")
                 if isinstance(own, InputError):
                     raise own from None  # who reads the argument says best what is wrong with it
                 reasons = "; ".join(dict.fromkeys(e["msg"] for e in error.errors()))
-                default = self.defaults[name]
-                msg = (
-                    f"Expected a valid {name!r} for {self.name}; found {value!r}: {reasons}. "
-                    f"The default is {BY_DATA if default is None else repr(default)}."
-                )
-                raise InputError(msg) from None
+                msg = f"Expected a valid {name!r} for {self.name}; found {value!r}: {reasons}. "
+                raise InputError(msg + self._default(name)) from None
         return checked
+
+    def ready(self, arguments: Mapping[str, Any]) -> Recipe:
+        """The recipe with these arguments.
+
+        Raises
+        ------
+        InputError
+            As `check` does, and when an argument without a default is missing.
+        """
+        checked = self.check(arguments)
+        for name, value in checked.items():
+            if value is REQUIRED:
+                msg = f"Expected {name!r} for {self.name}, which has no default; found none. "
+                raise InputError(msg + self._default(name))
+        return Recipe(self.name, checked, self)
+
+    def _default(self, name: str) -> str:
+        """A sentence on what an argument is by default, or how it is given where it has to be."""
+        default = self.defaults[name]
+        if default is not REQUIRED:
+            return f"The default is {BY_DATA if default is None else repr(default)}."
+        such = _SUCH_AS.get(name)
+        value, as_typed = ("VALUE", "VALUE") if such is None else (repr(such), such)
+        return f"Give {name}={value}, say, or on the command line --set {name}={as_typed}."
+
+
+def _as_tuple(value: Any, hint: Any) -> Any:
+    """A list as a tuple, and one text as a tuple of it, where a tuple of texts is meant."""
+    if isinstance(value, list):
+        return tuple(value)
+    allowed = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    one = isinstance(value, str) and tuple[str, ...] in allowed and str not in allowed
+    return (value,) if one else value
 
 
 def _remedy(name: str, known: Mapping[str, Any]) -> str:
@@ -212,7 +257,7 @@ def recipe(
         registry[definition.name] = definition
 
         def make(**arguments: Any) -> Recipe:
-            return Recipe(definition.name, definition.check(arguments), definition)
+            return definition.ready(arguments)
 
         make.__name__ = make.__qualname__ = definition.name
         make.__doc__ = build.__doc__
@@ -225,21 +270,31 @@ def recipe(
     return register
 
 
-def named(name: str, arguments: Mapping[str, Any] | None = None) -> Recipe:
-    """The registered recipe of a name.
+def defined(name: str) -> Definition:
+    """What a name stands for.
 
     Raises
     ------
     InputError
-        When there is none, naming those that exist.
+        When there is no such recipe, naming those that exist.
     """
     # chreode's own recipes register themselves when their room is opened; it stands above this file.
     importlib.import_module("chreode.recipes")
     if name not in registry:
         msg = f"Expected a recipe ({', '.join(sorted(registry))}); found {name!r}.{nearest(name, registry)}"
         raise InputError(msg)
-    definition = registry[name]
-    return Recipe(name, definition.check(arguments or {}), definition)
+    return registry[name]
+
+
+def named(name: str, arguments: Mapping[str, Any] | None = None) -> Recipe:
+    """The registered recipe of a name, with arguments.
+
+    Raises
+    ------
+    InputError
+        When there is none, naming those that exist, and as `Definition.ready` does.
+    """
+    return defined(name).ready(arguments or {})
 
 
 def _restore(module: str, name: str, arguments: dict[str, Any]) -> Recipe:
