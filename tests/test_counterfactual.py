@@ -189,6 +189,12 @@ def test_names_with_slashes_are_read_back(data, tmp_path):
     adata.write_h5ad(tmp_path / "a.h5ad")
     found = ad.read_h5ad(tmp_path / "a.h5ad").obsm
     assert {"X_patches_drug_dose", "X_multigroupvi_drug_dose=10_10"} <= set(found)
+    run = ("--recipe", "multigroupvi", "--covariate", "drug/dose", "--epochs", "1", "--no-report")
+    done = chreode("fit", tmp_path / "a.h5ad", *run, "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    done = chreode("export", tmp_path / "run", "--csv", "--out", tmp_path / "tables")
+    assert done.code == 0, done.err
+    assert (tmp_path / "tables" / "codes_drug_dose=10_10.csv").exists()
 
 
 def test_cells_are_chosen_by_a_column_that_was_not_read(data, model):

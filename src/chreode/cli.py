@@ -38,7 +38,7 @@ from chreode.cli_options import (
     app,
     by_modality,
 )
-from chreode.errors import InputError
+from chreode.errors import InputError, InputWarning
 
 __all__ = ["main"]
 
@@ -277,7 +277,7 @@ def _quiet() -> Iterator[None]:
     before = [logger.level for logger in ours]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.simplefilter("always", UserWarning)
+        warnings.simplefilter("always", InputWarning)
         warnings.showwarning = _told_once()
         for logger in ours:
             logger.setLevel(logging.ERROR)
@@ -294,7 +294,7 @@ def _told_once() -> Callable[..., None]:
 
     def show(message: Warning | str, category: type[Warning], *_: Any) -> None:
         said = str(message)
-        if category is not UserWarning or said in told or not _is_own():
+        if not issubclass(category, InputWarning) or said in told:
             return
         told.add(said)
         from tqdm import tqdm
@@ -305,19 +305,6 @@ def _told_once() -> Callable[..., None]:
         tqdm.write(f"Warning: {' '.join(typed(said).split())}", file=sys.stderr)
 
     return show
-
-
-def _is_own() -> bool:
-    """Whether the warning that is being shown was raised by a line of chreode's.
-
-    What compiled libraries warn of is put down to whoever called them, so that the function must be one that
-    warns, too.
-    """
-    frame = sys._getframe(2)
-    while frame.f_back and frame.f_globals.get("__name__") in ("warnings", "_py_warnings"):
-        frame = frame.f_back
-    package = str(frame.f_globals.get("__name__")).partition(".")[0]
-    return package == "chreode" and "warn" in frame.f_code.co_names
 
 
 def _tell(error: BaseException, typed: Sequence[str]) -> tuple[int, str]:

@@ -290,7 +290,7 @@ def export(folder: Path, *, out: Path | None, overwrite: bool) -> None:
         return pd.DataFrame(values, index=index, columns=columns)
 
     tables = {
-        "codes" if name == model.code else f"codes_{name}": wide(
+        "codes" if name == model.code else file_name(f"codes_{name}"): wide(
             values, "code", [str(i) for i in range(values.shape[1])]
         )
         for name, values in embedded.embeddings.items()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from chreode.errors import InputError
+from chreode.errors import InputError, InputWarning
 from chreode.plan import Event, Moment
 from chreode.words import listing
 
@@ -71,4 +71,4 @@ def _warn_confounded(one: Covariate, other: Covariate, number: Int[Tensor, "a b"
             f"other levels, so that what these levels do cannot be told from what {other.column!r} does: "
             f"responses to them mean both. Read the cells without {other.column!r}, or more of them."
         )
-        warnings.warn(msg, UserWarning, stacklevel=2)
+        warnings.warn(msg, InputWarning, stacklevel=2)

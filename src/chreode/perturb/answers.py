@@ -295,7 +295,8 @@ def _grouped(
     if empty := [name for k, name in enumerate(names) if not (group == k).any()]:
         msg = (
             f"Expected cells of {column!r} {before!r} in every group; found none in {listing(empty)}. What "
-            "such a group would do starts from nothing: leave it out with where=, or merge it with another."
+            "such a group would do starts from nothing: ask of other cells with where=, or merge it with "
+            "another."
         )
         raise InputError(msg)
     return mask, names, group
