@@ -232,9 +232,12 @@ def test_a_connection_that_ends_early(stand_in, server, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+# What is started in the background of a shell may ignore interruptions; a command in front does not.
 KILLED = """
+import signal
 import sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from chreode.io import published
 address, sha256, folder = sys.argv[1:]
 published.EMBRYOID_BODIES = published.Remote("eb_velocity_v5.npz", address, sha256)
