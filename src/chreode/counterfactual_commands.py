@@ -16,7 +16,7 @@ from chreode.folder import file_name, fresh_table, kept_counts, model_folder
 from chreode.interpret.asked import column_level
 from chreode.io.opening import open_source
 from chreode.load import load
-from chreode.perturb.answers import response, response_figure, surest
+from chreode.perturb.answers import response, response_figure, surest, tested
 from chreode.words import listing, many
 
 if TYPE_CHECKING:
@@ -115,17 +115,17 @@ def _refuse_others(folders: Sequence[Path], models: Sequence[FittedModel], sourc
 def _tell(table: pd.DataFrame, *, grouped: bool) -> None:
     (column, (before, after)) = next(iter(table.attrs["condition"].items()))
     groups = table.drop_duplicates("group")
-    tested = _tested(table)
+    sure = tested(table)
     passed = f"{int((table['q_value'] <= _FDR).sum()):,} of {many(len(table), 'response')} pass a false "
     print(
         f"{column}: {before} to {after}, in {many(len(groups), 'group')} "
         f"({many(int(groups['cells'].sum()), 'cell')})"
-        + (f": {passed}discovery rate of {_FDR:g}." if tested else ".")
+        + (f": {passed}discovery rate of {_FDR:g}." if sure else ".")
     )
     Console().print(_strongest(table))
     known = bool(table["lower"].notna().any())
     print(f"Intervals: {table.attrs['source'] if known else 'none, as no codes were drawn'}.")
-    if not tested:
+    if not sure:
         print(
             "Of fewer than three fits they are too narrow, and there are no p-values: name several fits, of "
             "other seeds, or give chreode.response those of cells drawn again."
@@ -137,21 +137,16 @@ def _tell(table: pd.DataFrame, *, grouped: bool) -> None:
         print(f"Never seen under {after}, predicted from others: {listing(unseen)}.")
 
 
-def _tested(table: pd.DataFrame) -> bool:
-    """Whether there are p-values."""
-    return bool(table["p_value"].notna().any())
-
-
 def _strongest(table: pd.DataFrame) -> Table:
     effect = next(name for name in ("log2_fold_change", "change") if name in table)
     top = surest(table).head(_SHOWN)
-    which = "surest" if _tested(table) else "strongest"
+    which = "surest" if tested(table) else "strongest"
     shown = Table(
         title=f"The {many(len(top), f'{which} response')}: {effect.replace('_', ' ')}, expectations"
     )
     for name in ("group", "feature"):
         shown.add_column(name, overflow="fold", min_width=8)
-    known = ["q_value"] if _tested(table) else []
+    known = ["q_value"] if tested(table) else []
     for name in ("change", "lower", "upper", *(["q"] if known else []), "before", "after"):
         shown.add_column(name, justify="right", no_wrap=True)
     values = np.asarray(top[[effect, "lower", "upper", *known, "before", "after"]], dtype=float)

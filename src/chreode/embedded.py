@@ -224,10 +224,12 @@ class Embedded:
         """
         return do(self, levels)
 
-    def replace(self, *, cells: Cells, codes: Mapping[str, Tensor] | None = None) -> Embedded:
-        """Other cells, or other codes."""
-        codes = self.codes if codes is None else codes
-        return Embedded(self.module, cells, codes, code=self.code, recipe=self.recipe, trained=self.trained)
+    def replace(
+        self, *, cells: Cells, codes: Mapping[str, Tensor] | None = None, code: str | None = None
+    ) -> Embedded:
+        """Other cells, other codes, or another main latent."""
+        codes, code = self.codes if codes is None else codes, code or self.code
+        return Embedded(self.module, cells, codes, code=code, recipe=self.recipe, trained=self.trained)
 
     def of_latent(self, latent: str | None) -> Embedded:
         """The cells that have a latent, with it for their main one; None is that which is.
@@ -255,8 +257,7 @@ class Embedded:
         if latent not in self.codes:
             msg = f"Expected a latent of {self.recipe} ({listing(self.codes)}); found {latent!r}."
             raise InputError(msg + nearest(latent, self.codes))
-        facts: Any = {"recipe": self.recipe, "trained": self.trained}
-        other = Embedded(self.module, self.cells, self.codes, code=latent, **facts)
+        other = self.replace(cells=self.cells, code=latent)
         only = self.module.latents[latent].only
         return other if only is None else other.pick((only(self.cells) > 0).cpu().numpy())
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from chreode.infer.posterior import GaussianPosterior
     from chreode.interpret.asked import Asked
 
-__all__ = ["response", "response_figure", "surest"]
+__all__ = ["response", "response_figure", "surest", "tested"]
 
 _EVERYONE = "all"
 _LEAST = 1e-30  # of an expectation
@@ -176,6 +176,11 @@ def response_figure(table: pd.DataFrame, *, names: int = 20) -> Figure:
     return figure
 
 
+def tested(table: pd.DataFrame) -> bool:
+    """Whether a table of `response` has p-values: whether it is of enough fits."""
+    return bool(table["p_value"].notna().any())
+
+
 def surest(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of a table of `response`, those first whose change is most of the width of its interval.
 
@@ -183,7 +188,7 @@ def surest(table: pd.DataFrame) -> pd.DataFrame:
     """
     effect = "log2_fold_change" if "log2_fold_change" in table else "change"
     size = table[effect].abs()
-    if bool(table["p_value"].notna().any()):
+    if tested(table):
         size = size / np.maximum(table["upper"] - table["lower"], _LEAST)
     return table.iloc[np.argsort(-size.to_numpy(), kind="stable")]
 
@@ -367,15 +372,13 @@ def _table(found: Sequence[_Found], *, level: float) -> pd.DataFrame:
     law = stats.t(freedom[:, None])
     with np.errstate(divide="ignore", invalid="ignore"):
         statistic = np.abs(estimate) / error
-    tested = len(found) >= _FITS
-    p_value = 2 * law.sf(statistic) if tested else np.full_like(estimate, np.nan)
+    enough = len(found) >= _FITS
+    p_value = 2 * law.sf(statistic) if enough else np.full_like(estimate, np.nan)
+    surely = np.nan_to_num(statistic, nan=0.0, posinf=np.inf) if enough else np.zeros_like(estimate)
     width = law.ppf(0.5 + level / 2) * error
     tables = []
     for k, group in enumerate(first.groups):
-        surely = (
-            np.nan_to_num(statistic[k], nan=0.0, posinf=np.inf) if tested else np.zeros(len(first.features))
-        )
-        order = np.lexsort((-np.abs(estimate[k]), -surely))
+        order = np.lexsort((-np.abs(estimate[k]), -surely[k]))
         columns = {
             "group": group,
             "feature": np.asarray(first.features, dtype=object),
