@@ -43,8 +43,11 @@ DESCENT = 300  # steps at most from an encoder's answer, where the level is unkn
 RECIPES: dict[str, Callable[..., Any]] = {
     "patches": ch.recipes.patches,
     "patches, linear": lambda **how: ch.recipes.patches(hidden=(), **how),
+    "patches, apart": lambda **how: ch.recipes.patches(apart=True, **how),
     "multigroupvi": ch.recipes.multigroupvi,
+    "multigroupvi, not apart": lambda **how: ch.recipes.multigroupvi(apart=False, **how),
     "contrastivevi": lambda **how: ch.recipes.contrastivevi(background=BEFORE, **how),
+    "contrastivevi, not apart": lambda **how: ch.recipes.contrastivevi(background=BEFORE, apart=False, **how),
     "trvae": ch.recipes.trvae,
     "cpa": ch.recipes.cpa,
     "biolord": ch.recipes.biolord,
@@ -52,7 +55,8 @@ RECIPES: dict[str, Callable[..., Any]] = {
     "invae": lambda **how: ch.recipes.invae(attributes=[TYPE], batches=[CONDITION], **how),
 }
 FORMS = ("encoder", "free")
-OURS = [f"{name}, {form}" for name in RECIPES for form in FORMS]
+# Free codes always start apart.
+OURS = [f"{name}, {form}" for name in RECIPES for form in FORMS if form == "encoder" or "apart" not in name]
 PEERS = ("Harmony of components", "scVI of scvi-tools", "scANVI of scvi-tools")
 METHODS = ("random codes", "components", *PEERS, "scvi", *OURS)
 
@@ -100,7 +104,7 @@ def fitted(method: str, train: Any, seed: int) -> ch.FittedModel:
 def private(method: str, model: ch.FittedModel, unknown: ch.Embedded, seed: int) -> np.ndarray | None:
     """Codes of what belongs to a condition, of cells of which it is unknown; None where that cannot be."""
     name, _, form = method.rpartition(", ")
-    gated, levels = name in {"multigroupvi", "contrastivevi"}, name in {"biolord", "lord"}
+    gated, levels = name.startswith(("multigroupvi", "contrastivevi")), name in {"biolord", "lord"}
     if name in {"", "trvae", "cpa"} or (gated and form == "free") or (levels and form == "encoder"):
         return None  # no such code, or no way to infer it without the condition
     if levels:

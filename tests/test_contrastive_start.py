@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import anndata as ad
 import numpy as np
 import pytest
@@ -9,9 +11,16 @@ import scipy.sparse as sp
 import torch
 
 import chreode as ch
+from chreode.events import teach_encoders
 from chreode.infer import Block, ContrastiveStart, PrivateStart
 from chreode.infer.contrast import excess
+from chreode.plan import Moment
 from chreode.priors import SwitchedNormal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from chreode.recipe import Recipe
 
 GENES = 200
 
@@ -134,12 +143,32 @@ def test_few_cells_have_nothing_of_their_own(n: int):
     assert all((own == 0).all() for own in start.own(cells).values())
 
 
-def test_free_codes_keep_programmes_apart_and_their_genes_are_found():
+@pytest.mark.parametrize("inference", ["free", "encoder"])
+def test_codes_keep_programmes_apart_and_their_genes_are_found(inference: str):
     adata, activity = world(levels=("control", "treated", "other"))
     cells = ch.read(adata, covariates=["group"])
-    recipe = ch.recipes.multigroupvi(inference="free", dim=5, private=2, hidden=(64,))
+    recipe = ch.recipes.multigroupvi(inference=inference, dim=5, private=2, hidden=(64,))
     model = ch.fit(cells, recipe, epochs=60, seed=0, progress=False)
     rows = (adata.obs["group"] == "treated").to_numpy()
     codes = {name: torch.from_numpy(z[rows]) for name, z in model.embedded.embeddings.items()}
     assert told(codes["group=treated"], activity[rows]) > 0.6
     assert told(codes["shared"], activity[rows]) < 0.35
+
+
+@pytest.mark.parametrize(
+    "recipe", [ch.recipes.patches, ch.recipes.multigroupvi], ids=["patches", "multigroupvi"]
+)
+def test_encoders_are_taught_where_free_codes_start(recipe: Callable[..., Recipe]):
+    adata, _ = world()
+    cells = ch.read(adata, covariates=["group"]).numbered()
+    how = {"dim": 5, "private": 2, "hidden": (64,)}
+    free = recipe(**how, inference="free").build(cells.layout)
+    aim, missed = free.model.latents["shared"].infer.start.learn(cells, seed=0), {}
+    for apart in (True, False):
+        model = recipe(**how, apart=apart).build(cells.layout).model
+        before, state = {n: value.clone() for n, value in model.state_dict().items()}, torch.get_rng_state()
+        teach_encoders().do(Moment(model, cells, codes=lambda _: torch.empty(0), seed=0))
+        assert torch.equal(torch.get_rng_state(), state)
+        assert all(torch.equal(value, before[n]) for n, value in model.state_dict().items()) is not apart
+        missed[apart] = ((model.latents["shared"].infer(cells).centre - aim) ** 2).mean() / aim.var()
+    assert missed[True] < 0.2 < 0.8 < missed[False]

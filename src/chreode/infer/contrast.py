@@ -77,9 +77,13 @@ class ContrastiveStart(nn.Module):
         self.cite = (*self.components.cite, "cpca")
         self.directions = Named({name: _Directions(layout, _TIMES * dim, b) for name, b in blocks.items()})
         self.register_buffer("axes", torch.zeros(_TIMES * dim, dim))
+        self.found: dict[str, Tensor] = {}
 
     def learn(self, cells: Cells, *, seed: int) -> Float[Tensor, "n d"]:
-        """Find what varies in some levels alone, and return where shared codes start."""
+        """Find what varies in some levels alone, and return where shared codes start.
+
+        What the cells have of private codes waits in ``found``, so that these need not project them again.
+        """
         rest = scores = self.components.learn(cells, seed=seed)
         for some in self._by_column():  # those of a further attribute, in what the first ones left
             for one in some.values():
@@ -89,6 +93,7 @@ class ContrastiveStart(nn.Module):
         values, vectors = torch.linalg.eigh(centred.T @ centred / max(len(rest), 1))
         scale = values.max().clamp(min=1e-12).sqrt()
         self.axes.copy_(vectors.flip(1)[:, : self.axes.shape[1]] / scale)
+        self.found = self._own(scores, cells)
         return self._placed(scores, cells)
 
     def forward(self, cells: Cells) -> Float[Tensor, "n d"]:
@@ -97,7 +102,10 @@ class ContrastiveStart(nn.Module):
 
     def own(self, cells: Cells) -> dict[str, Float[Tensor, "n p"]]:
         """What cells have of each private code: variance 1 in each dimension found, 0 where they lack it."""
-        scores, found = self.components(cells), {}
+        return self._own(self.components(cells), cells)
+
+    def _own(self, scores: Tensor, cells: Cells) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
         for some in self._by_column():
             found |= {name: one(scores, cells) for name, one in some.items()}
             scores = _without(some, scores, cells)
@@ -221,7 +229,7 @@ class PrivateStart(nn.Module):
     Parameters
     ----------
     prior
-        Whose densities have a ``mean`` for each cell.
+        Whose densities have a ``mean`` for each cell; None for a mean of zero.
     contrast
         Learns before.
     blocks
@@ -230,18 +238,20 @@ class PrivateStart(nn.Module):
 
     cite = ()
 
-    def __init__(self, prior: nn.Module, contrast: ContrastiveStart, blocks: Sequence[str]) -> None:
+    def __init__(self, prior: nn.Module | None, contrast: ContrastiveStart, blocks: Sequence[str]) -> None:
         super().__init__()
         self._others: Any = (prior, contrast)  # of the latents, whose state is not saved twice
         self.blocks = tuple(blocks)
 
     def learn(self, cells: Cells, *, seed: int = 0) -> Float[Tensor, "n d"]:
-        """The codes of the training cells: there is nothing to learn."""
-        return self(cells)
+        """The codes of the training cells, of which the contrast has learned."""
+        found = self._others[1].found
+        return self._codes(cells, {name: found.pop(name) for name in self.blocks})
 
     def forward(self, cells: Cells) -> Float[Tensor, "n d"]:
         """The mean for each cell, and what it has of its own."""
-        prior, contrast = self._others
-        parts = contrast.own(cells)
-        own = torch.cat([parts[name] for name in self.blocks], 1)
-        return prior(cells).mean.detach().to(own) + own
+        return self._codes(cells, self._others[1].own(cells))
+
+    def _codes(self, cells: Cells, parts: dict[str, Tensor]) -> Tensor:
+        own, prior = torch.cat([parts[name] for name in self.blocks], 1), self._others[0]
+        return own if prior is None else prior(cells).mean.detach().to(own) + own

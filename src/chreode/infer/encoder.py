@@ -138,14 +138,24 @@ class VariationalEncoder(nn.Module):
     around
         A prior whose mean and scale in each cell are the encoder's origin and unit, so that an answer of zero
         is the prior itself; None for 0 and 1.
+    start
+        Finds the codes that it is taught before the fit (`chreode.events.teach_encoders`), as of
+        `chreode.infer.VariationalCodebook`; None for none.
     """
 
     free = False
 
-    def __init__(self, encoder: nn.Module, *, around: nn.Module | None = None) -> None:
+    def __init__(self, encoder: nn.Module, *, around: nn.Module | None = None, start: Any = None) -> None:
         super().__init__()
         self.encoder = encoder
         self._around: Any = (around,)  # the latent's, whose state is not saved twice
+        self._start: Any = (start,)  # of no use after the fit, and not saved
+        self.cite = () if start is None else start.cite
+
+    @property
+    def start(self) -> Any:
+        """Finds the codes that it is taught before the fit, or None."""
+        return self._start[0]
 
     def forward(self, cells: Cells, given: Given | None = None) -> Code:
         """Encode the cells."""

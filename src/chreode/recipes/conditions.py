@@ -10,7 +10,7 @@ from annotated_types import Interval
 from chreode.crossing import check_crossing
 from chreode.decoders import Bypass, layered
 from chreode.errors import InputError
-from chreode.events import centre_decoder, count_levels, pair_codes, start_codes
+from chreode.events import centre_decoder, count_levels, pair_codes, start_codes, teach_encoders
 from chreode.infer import (
     Block,
     ContrastiveStart,
@@ -170,6 +170,8 @@ class Inferred:
         Columns that encoders of shared codes see; none, so that they need not be known.
     blocks
         Private codes, by name.
+    apart
+        Whether encoders are taught, before the fit, the codes at which free ones of these blocks start.
     """
 
     def __init__(
@@ -182,20 +184,22 @@ class Inferred:
         clear_of: tuple[str, ...],
         sees: tuple[str, ...] = (),
         blocks: Mapping[str, Block] | None = None,
+        apart: bool = False,
     ) -> None:
         self.layout, self.hidden, self.dropout = layout, hidden, dropout
         self.free, self.sees, self.blocks = kind == "free", sees, blocks or {}
         self.clear_of = next((c for c in clear_of if layout.resolve(c).categorical), None)
-        self.contrast: Any = None
+        self.contrast: ContrastiveStart | None = None
+        self.apart = bool(self.blocks) and (apart or self.free)
 
     def shared(self, dim: int) -> nn.Module:
         """Of the code that all cells have; free ones start clear of the first categorical column."""
+        if self.apart:
+            self.contrast = ContrastiveStart(self.layout, dim, blocks=self.blocks, batch=self.clear_of)
+        start: Any = self.contrast
         if not self.free:
-            return self._encoder(dim, self.sees)
-        if not self.blocks:
-            return VariationalCodebook(self.layout.n_cells, dim, start=self.start(dim))
-        self.contrast = ContrastiveStart(self.layout, dim, blocks=self.blocks, batch=self.clear_of)
-        return VariationalCodebook(self.layout.n_cells, dim, start=self.contrast)
+            return self._encoder(dim, self.sees, start=start)
+        return VariationalCodebook(self.layout.n_cells, dim, start=start or self.start(dim))
 
     def start(self, dim: int) -> PrincipalStart:
         """Where free codes start that have no private ones beside them."""
@@ -204,27 +208,28 @@ class Inferred:
     def private(
         self, blocks: Sequence[str], *, prior: nn.Module, around: bool = True, sees: tuple[str, ...] = ()
     ) -> nn.Module:
-        """Of private codes side by side, after `shared`; free ones start by what varies in their cells alone.
+        """Of private codes side by side, after `shared`; those ``apart`` start by what varies in their cells.
 
         Encoders begin at the prior's mean where they are ``around`` it, else at zero.
         """
         dim = sum(self.blocks[name].dim for name in blocks)
+        origin = prior if around or self.free else None
+        start: Any = PrivateStart(origin, self.contrast, blocks) if self.contrast else None
         if self.free:
-            start: Any = PrivateStart(prior, self.contrast, blocks)
             return VariationalCodebook(self.layout.n_cells, dim, start=start)
-        return self._encoder(dim, sees, around=prior if around else None)
+        return self._encoder(dim, sees, around=origin, start=start)
 
     def beside(self, dim: int, *, sees: tuple[str, ...]) -> nn.Module:
         """Of another code that all cells have; free ones start at zero."""
         return VariationalCodebook(self.layout.n_cells, dim) if self.free else self._encoder(dim, sees)
 
     def _encoder(
-        self, dim: int, sees: tuple[str, ...], *, around: nn.Module | None = None
+        self, dim: int, sees: tuple[str, ...], *, around: nn.Module | None = None, start: Any = None
     ) -> VariationalEncoder:
         how: dict[str, Any] = {"norm": "batch", "dropout": self.dropout, "columns": sees}
         layout = self.layout.conditioned_by(*sees)
         encoder = Encoder(layout, 2 * dim, hidden=self.hidden[::-1] or _HIDDEN, **how)
-        return VariationalEncoder(encoder, around=around)
+        return VariationalEncoder(encoder, around=around, start=start)
 
 
 def critics_of(
@@ -250,8 +255,8 @@ def assembled(
     names = [name for name, latent in model.latents.items() if not latent.of_levels]
     divergence = [replace(kl(name, weight=Ramp(until=warm_up)), name=f"kl {name}") for name in names]
     arrived = Event("divergence at full weight", lambda _: None, at=warm_up)
-    events = [check_crossing(attributes), count_levels(), start_codes(), centre_decoder(), arrived]
-    plan = planned(layout, *events, pair_codes("shared"))
+    begin = [check_crossing(attributes), count_levels(), start_codes(), teach_encoders(), centre_decoder()]
+    plan = planned(layout, *begin, arrived, pair_codes("shared"))
     return Build(model, Objective(reconstruction(), *divergence, *terms), plan)
 
 

@@ -46,6 +46,7 @@ def patches(
     inference: Inference = "encoder",
     against: Weight = 5.0,
     mixing: Mixing = 1.0,
+    apart: bool = False,
     dropout: Dropout = 0.1,
     warm_up: Share = 0.25,
 ) -> Build:
@@ -79,11 +80,18 @@ def patches(
     mixing
         Below 1, private codes go straight to the log proportions, and hidden layers see so much of them: 0
         for effects that are the same in all kinds of cells. 1, as published, mixes all codes.
+    apart
+        Whether encoders too are taught, before the fit, to part what varies in the cells of one level alone
+        from what all share (`chreode.infer.ContrastiveStart`), where free codes always start. True for
+        programmes that only cells of a level have; predictions for a type that was never seen under a level
+        are a little worse then.
     """
     chosen = attributes_of(layout, attributes)
     blocks = {c: _blocks(layout, c, private) for c in chosen}
     every = {name: block for some in blocks.values() for name, block in some.items()}
-    how = Inferred(layout, hidden=hidden, dropout=dropout, kind=inference, clear_of=chosen, blocks=every)
+    how = Inferred(
+        layout, hidden=hidden, dropout=dropout, kind=inference, clear_of=chosen, blocks=every, apart=apart
+    )
     latents = {"shared": Latent(how.shared(dim), StandardNormal(dim))}
     for column, some in blocks.items():
         prior = SwitchedNormal(layout, column, private, n_shared=dim)
@@ -109,6 +117,7 @@ def multigroupvi(
     penalty: Weight = 1.0,
     location: Annotated[float, Interval(ge=0, le=5)] = 1.0,
     mixing: Mixing = 1.0,
+    apart: bool = True,
     dropout: Dropout = 0.1,
     warm_up: Share = 0.25,
 ) -> Build:
@@ -132,7 +141,7 @@ def multigroupvi(
         Dimensions of the shared code, and of that of a group.
     hidden, likelihood, dropout, warm_up
         As of `vae`.
-    inference, against, mixing
+    inference, against, mixing, apart
         As of `patches`.
     penalty
         :math:`\omega`, which keeps the codes of other groups at zero.
@@ -141,7 +150,9 @@ def multigroupvi(
     """
     column = one_of(layout, group, called="group")
     blocks = _blocks(layout, column, private)
-    how = Inferred(layout, hidden=hidden, dropout=dropout, kind=inference, clear_of=(column,), blocks=blocks)
+    how = Inferred(
+        layout, hidden=hidden, dropout=dropout, kind=inference, clear_of=(column,), blocks=blocks, apart=apart
+    )
     return _gated(
         layout,
         how,
@@ -171,6 +182,7 @@ def contrastivevi(
     penalty: Weight = 1.0,
     location: Annotated[float, Interval(ge=0, le=5)] = 1.0,
     mixing: Mixing = 1.0,
+    apart: bool = True,
     dropout: Dropout = 0.1,
     warm_up: Share = 0.25,
 ) -> Build:
@@ -195,7 +207,7 @@ def contrastivevi(
         Dimensions of the shared code, and of the salient one.
     hidden, likelihood, dropout, warm_up
         As of `vae`.
-    inference, against, mixing
+    inference, against, mixing, apart
         As of `patches`.
     penalty
         :math:`\omega`, which keeps salient codes of the background at zero.
@@ -211,7 +223,9 @@ def contrastivevi(
         )
         raise InputError(msg)
     blocks = {"salient": Block(column, tuple(level for level in levels if level != background), private)}
-    how = Inferred(layout, hidden=hidden, dropout=dropout, kind=inference, clear_of=(column,), blocks=blocks)
+    how = Inferred(
+        layout, hidden=hidden, dropout=dropout, kind=inference, clear_of=(column,), blocks=blocks, apart=apart
+    )
     return _gated(
         layout,
         how,
