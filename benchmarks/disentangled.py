@@ -7,7 +7,8 @@ The synthetic examples of its paper, without noise as there:
 - *linear*: a shared normal truth of 10 dimensions, two attributes, and for each a block of 10 dimensions
   that is normal about -1.15 (about 1.15 for the second) where the attribute is on, and normal about 0 where
   it is off; the 30 values are these themselves. 2,000 cells of each combination;
-- *linear, off is zero*: the same, but that the block of an attribute that is off is zero;
+- *linear, off is zero*: the same, but that the block of an attribute that is off is zero; *apart* with
+  ``apart=True``;
 - *swiss roll*: 10,000 points; the attribute is whether the axis of the roll is below 10; shared truth are
   the two coordinates across the axis.
 
@@ -50,6 +51,7 @@ ROLL = {"dim": 2, "private": 1, "hidden": (128, 128), "dropout": 0.0, "against":
 # Set, settings of the recipe, epochs.
 VARIANTS: dict[str, tuple[str, dict[str, Any], int]] = {
     "linear, off is zero": ("zero", LINEAR, 200),
+    "linear, off is zero, apart": ("zero", {**LINEAR, "apart": True}, 200),
     "linear": ("linear", LINEAR, 60),
     "linear, 30 shared": ("linear", {**LINEAR, "dim": 3 * DIM, "private": 1}, 60),
     "swiss roll": ("roll", ROLL, 100),

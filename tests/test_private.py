@@ -214,6 +214,14 @@ def fit(covariates: list[str], recipe: object, **read: str) -> None:
     ch.fit(ch.read(columns(), covariates=covariates, **read), recipe, epochs=1, progress=False)
 
 
+def test_levels_of_few_cells_are_named() -> None:
+    adata = columns()
+    adata.obs["drug"] = np.where(np.arange(120) < 4, "new", "old")
+    cells = ch.read(adata, covariates=["drug"])
+    with pytest.warns(UserWarning, match=r"found fewer of 'new' \(as few as 4\): what is said of these levels"):
+        ch.fit(cells, ch.recipes.patches(dim=2, hidden=(4,)), epochs=1, progress=False)
+
+
 def test_attributes_that_cannot_be_told_apart_are_named() -> None:
     small = {"dim": 2, "hidden": (4,)}
     with pytest.raises(InputError, match=r"'type' and 'again' divide the cells in the same way"):

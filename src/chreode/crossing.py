@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 
 __all__ = ["check_crossing"]
 
+_FEW = 10  # cells, of which a level says next to nothing
+
 
 def check_crossing(attributes: Sequence[str]) -> Event:
-    """Before the first epoch: whether levels of attributes can be told from each other and from batches.
+    """Before the first epoch: whether levels of attributes can be told, from each other and from batches.
 
     Two attributes that say the same are refused. A level of an attribute whose cells are all of batches (or
     of levels of another covariate) that no other level has is confounded with them: there is a warning, as
-    what that level does cannot be told from what those batches do.
+    what that level does cannot be told from what those batches do. There is one too for levels of few cells.
     """
 
     def do(moment: Moment) -> None:
@@ -33,6 +35,7 @@ def check_crossing(attributes: Sequence[str]) -> Event:
         chosen = [column for column in map(layout.resolve, attributes) if column.categorical]
         others = [c for c in layout.conditions.values() if c.categorical and c not in chosen]
         for number, one in enumerate(chosen):
+            _warn_few(one, _crossed(moment, one, one).diagonal())
             for other in chosen[number + 1 :]:
                 _refuse_same(one, other, _crossed(moment, one, other))
             for other in others:
@@ -48,6 +51,17 @@ def _crossed(moment: Moment, one: Covariate, other: Covariate) -> Int[Tensor, "a
     width = len(other.levels)
     number = torch.bincount((first * width + second)[known], minlength=len(one.levels) * width)
     return moment.total(number.double()).long().view(-1, width)
+
+
+def _warn_few(one: Covariate, number: Int[Tensor, " a"]) -> None:
+    few = {level: n for level, n in zip(one.levels, number.tolist(), strict=True) if n < _FEW}
+    if few:
+        msg = (
+            f"Expected at least {_FEW} training cells of each level of {one.column!r}; found fewer of "
+            f"{listing(few)} (as few as {min(few.values())}): what is said of these levels is a guess. Leave "
+            "their cells out, or merge levels."
+        )
+        warnings.warn(msg, InputWarning, stacklevel=2)
 
 
 def _refuse_same(one: Covariate, other: Covariate, number: Int[Tensor, "a b"]) -> None:
