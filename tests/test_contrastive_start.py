@@ -11,9 +11,9 @@ import scipy.sparse as sp
 import torch
 
 import chreode as ch
-from chreode.events import teach_encoders
 from chreode.infer import Block, ContrastiveStart, PrivateStart
 from chreode.infer.contrast import excess
+from chreode.lessons import teach_encoders
 from chreode.plan import Moment
 from chreode.priors import SwitchedNormal
 

@@ -27,6 +27,7 @@ ORDER = [
     ["scoring"],
     ["events", "crossing"],
     ["loop"],
+    ["lessons"],
     ["train"],
     ["posthoc", "split", "subset"],
     ["references"],

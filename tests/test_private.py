@@ -218,7 +218,9 @@ def test_levels_of_few_cells_are_named() -> None:
     adata = columns()
     adata.obs["drug"] = np.where(np.arange(120) < 4, "new", "old")
     cells = ch.read(adata, covariates=["drug"])
-    with pytest.warns(UserWarning, match=r"found fewer of 'new' \(as few as 4\): what is said of these levels"):
+    with pytest.warns(
+        UserWarning, match=r"found fewer of 'new' \(as few as 4\): what is said of these levels"
+    ):
         ch.fit(cells, ch.recipes.patches(dim=2, hidden=(4,)), epochs=1, progress=False)
 
 

@@ -9,7 +9,6 @@ import torch
 from chreode.cells import CSR
 from chreode.courses import line_of, refuse_unheld
 from chreode.decoders.totals import log_totals
-from chreode.loop import seeded
 from chreode.memory import cells_at_a_time
 from chreode.optim import codebooks
 from chreode.plan import Event, Moment
@@ -41,12 +40,10 @@ __all__ = [
     "start_inputs",
     "start_levels",
     "start_means",
-    "teach_encoders",
     "weigh_readout",
 ]
 
 _SAMPLE = 2000  # cells that say how the hidden units vary
-_TAUGHT, _LESSON, _TEACH_LR = 200, 128, 2e-3  # steps of an encoder before the fit, their cells and rate
 
 
 def start_codes() -> Event:
@@ -59,46 +56,6 @@ def start_codes() -> Event:
                 codebook.codes.copy_(codebook.allowed(learned))
 
     return Event("start codes", do, at="start")
-
-
-def teach_encoders() -> Event:
-    r"""Before the first epoch: encoders that have a start answer with it, as free codes begin there.
-
-    .. math:: L = \sum_l \frac{1}{n} \sum_i \lVert m_l(x_i) - z_{il} \rVert^2 / (d\, v_l)
-
-    over the latents :math:`l` with means :math:`m_l` of their posteriors, starts :math:`z_{il}` and the
-    variance :math:`v_l` of these. Decoders are not looked at.
-    """
-
-    def do(moment: Moment) -> None:
-        from tqdm.auto import trange
-
-        model, cells = moment.model, moment.cells
-        encoders = [latent.infer for latent in model.latents.values() if not latent.infer.free]
-        encoders = [encoder for encoder in encoders if getattr(encoder, "start", None) is not None]
-        if not encoders:
-            return
-        aims = [encoder.start.learn(cells, seed=moment.seed) for encoder in encoders]
-        adam = torch.optim.Adam([p for encoder in encoders for p in encoder.parameters()], lr=_TEACH_LR)
-        model.train()
-        with seeded(moment.seed):  # dropout draws from torch's global state
-            for _ in trange(_TAUGHT, desc="teach encoders", disable=not moment.progress):
-                rows = torch.randint(len(cells), (_LESSON,))
-                some = cells[rows]
-                answers = [encoder(some).centre for encoder in encoders]
-                missed = [_missed(z, aim[rows], aim.var()) for z, aim in zip(answers, aims, strict=True)]
-                model.zero_grad()
-                torch.stack(missed).sum().backward()
-                adam.step()
-        model.zero_grad()
-        model.eval()
-
-    return Event("teach encoders", do, at="start")
-
-
-def _missed(answer: Tensor, aim: Tensor, variance: Tensor) -> Tensor:
-    """Mean squared error, as a share of how much varies over all cells."""
-    return ((answer - aim) ** 2).mean() / variance.clamp(min=1e-3)
 
 
 def start_inputs(latent: str) -> Event:

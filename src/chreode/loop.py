@@ -50,6 +50,7 @@ class Call:
     validation: float = 0.1
     checkpoint: str | None = None
     progress: bool = True
+    named: str = "fit"  # what its progress bar says
 
 
 def mix(*numbers: int) -> int:
@@ -150,7 +151,9 @@ class _Rank:
         from tqdm.auto import tqdm
 
         quiet = not self.call.progress or self.number > 0
-        bar = tqdm(total=self.plan.epochs, initial=self.time, desc="fit", unit="epoch", disable=quiet)
+        bar = tqdm(
+            total=self.plan.epochs, initial=self.time, desc=self.call.named, unit="epoch", disable=quiet
+        )
         saved, cost = 0.0, 0.0
         while self.time < self.plan.epochs:
             before, start = self.time, time.perf_counter()

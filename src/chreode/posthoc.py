@@ -194,7 +194,7 @@ def distil(
         plan = plan.with_steps(_STEPS, n_cells=len(cells))
     with frozen(model):
         # Of the student's parts only the encoders learn: the decoder's switches are off here.
-        call = Call(epochs=plan.epochs, seed=seed, device="cpu", progress=progress)
+        call = Call(plan.epochs, seed, "cpu", progress=progress, named="distil")
         run(
             Fabric(accelerator="cpu", devices=1),
             Build(student, terms, plan),

@@ -139,7 +139,7 @@ class VariationalEncoder(nn.Module):
         A prior whose mean and scale in each cell are the encoder's origin and unit, so that an answer of zero
         is the prior itself; None for 0 and 1.
     start
-        Finds the codes that it is taught before the fit (`chreode.events.teach_encoders`), as of
+        Finds the codes that it is taught before the fit (`chreode.lessons.teach_encoders`), as of
         `chreode.infer.VariationalCodebook`; None for none.
     """
 

@@ -10,7 +10,7 @@ from annotated_types import Interval
 from chreode.crossing import check_crossing
 from chreode.decoders import Bypass, layered
 from chreode.errors import InputError
-from chreode.events import centre_decoder, count_levels, pair_codes, start_codes, teach_encoders
+from chreode.events import centre_decoder, count_levels, pair_codes, start_codes
 from chreode.infer import (
     Block,
     ContrastiveStart,
@@ -20,6 +20,7 @@ from chreode.infer import (
     VariationalCodebook,
     VariationalEncoder,
 )
+from chreode.lessons import teach_encoders
 from chreode.likelihoods import heads, usual
 from chreode.objective import Objective, Ramp, adversary, kl, reconstruction
 from chreode.penalties import Critic
