@@ -55,6 +55,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], int]] = {
     "linear": ("linear", LINEAR, 60),
     "linear, 30 shared": ("linear", {**LINEAR, "dim": 3 * DIM, "private": 1}, 60),
     "swiss roll": ("roll", ROLL, 100),
+    "swiss roll, apart": ("roll", {**ROLL, "apart": True}, 100),
 }
 
 
