@@ -84,7 +84,7 @@ def patches(
         Whether encoders too are taught, before the fit, to part what varies in the cells of one level alone
         from what all share (`chreode.infer.ContrastiveStart`), where free codes always start. True for
         programmes that only cells of a level have; predictions for a type that was never seen under a level
-        are a little worse then.
+        are worse then.
     """
     chosen = attributes_of(layout, attributes)
     blocks = {c: _blocks(layout, c, private) for c in chosen}
