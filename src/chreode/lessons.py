@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from chreode.axes import Tensor
-from chreode.loop import Call, run
+from chreode.loop import Call, run_here
 from chreode.model import LatentModel, Trace
 from chreode.objective import Objective, Term
 from chreode.plan import Event, Moment, Plan
@@ -27,8 +27,6 @@ def teach_encoders() -> Event:
     """
 
     def do(moment: Moment) -> None:
-        from lightning_fabric import Fabric
-
         cells = moment.cells
         pupils = {n: latent for n, latent in moment.model.latents.items() if not latent.infer.free}
         pupils = {
@@ -47,7 +45,7 @@ def teach_encoders() -> Event:
         plan = Plan(epochs=1, lr=rates, weight_decay=0.0, stop=None).with_steps(_STEPS, n_cells=len(cells))
         lesson = Build(LatentModel(pupils, _Silent()), Objective(Term("missed", missed)), plan)
         call = Call(plan.epochs, moment.seed, "cpu", progress=moment.progress, named="teach encoders")
-        run(Fabric(accelerator="cpu", devices=1), lesson, cells, None, call, {"finished": False}, None)
+        run_here(lesson, cells, call)
         moment.model.zero_grad()
 
     return Event("teach encoders", do, at="start")

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from chreode.cells import Cells
     from chreode.recipe import Build
 
-__all__ = ["Call", "mix", "run", "seeded"]
+__all__ = ["Call", "mix", "run", "run_here", "seeded"]
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
 
@@ -89,6 +89,13 @@ def run(
                 warn_when_busy()
             rank.loop()
     return rank.gathered(), rank.history
+
+
+def run_here(build: Build, cells: Cells, call: Call) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """A fit within another call: on the CPU, with no cells held out and nothing kept on disk."""
+    from lightning_fabric import Fabric
+
+    return run(Fabric(accelerator="cpu", devices=1), build, cells, None, call, {"finished": False}, None)
 
 
 class _Rank:

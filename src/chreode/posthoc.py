@@ -10,7 +10,7 @@ from torch import nn
 from chreode.axes import Float, Tensor
 from chreode.csr import CSR
 from chreode.infer.distilled import DistilledEncoder
-from chreode.loop import Call, mix, run, seeded
+from chreode.loop import Call, mix, run_here, seeded
 from chreode.model import Latent, LatentModel, Trace
 from chreode.objective import Objective, Term, reconstruction
 from chreode.plan import Plan
@@ -162,8 +162,6 @@ def distil(
     Schuster and Krogh (2021), A manifold learning perspective on representation learning: learning decoder
     and representations without an encoder, doi:10.3390/e23111403.
     """
-    from lightning_fabric import Fabric
-
     learned = {name: value.detach() for name, value in codes.items()}
     cells = cells.numbered()
     with seeded(mix(seed, 29)):
@@ -195,15 +193,7 @@ def distil(
     with frozen(model):
         # Of the student's parts only the encoders learn: the decoder's switches are off here.
         call = Call(plan.epochs, seed, "cpu", progress=progress, named="distil")
-        run(
-            Fabric(accelerator="cpu", devices=1),
-            Build(student, terms, plan),
-            cells,
-            None,
-            call,
-            {"finished": False},
-            None,
-        )
+        run_here(Build(student, terms, plan), cells, call)
     for encoder in encoders.values():
         encoder.eval().zero_grad(set_to_none=True)
     inform(model, cells, encoders, generator=torch.Generator().manual_seed(mix(seed, 31)))

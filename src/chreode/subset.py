@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from chreode.axes import Tensor
-from chreode.loop import Call, mix, run, seeded
+from chreode.loop import Call, mix, run_here, seeded
 from chreode.optim import codebooks
 from chreode.priors import Mixture
 from chreode.train import Trained, begin
@@ -45,7 +45,6 @@ def refit(
         Epochs, seed and progress of the run.
     """
     import pandas as pd
-    from lightning_fabric import Fabric
 
     training = cells.numbered()
     with seeded(mix(call.seed, 7)):
@@ -58,8 +57,7 @@ def refit(
     still = [p for part in still for p in part.parameters() if p.requires_grad]
     for p in still:
         p.requires_grad_(False)
-    fabric = Fabric(accelerator="cpu", devices=1)
-    tensors, history = run(fabric, build, training, None, replace(call, epochs=plan.epochs), _FACTS, None)
+    tensors, history = run_here(build, training, replace(call, epochs=plan.epochs))
     for p in still:
         p.requires_grad_(True)
     build.model.load_state_dict(tensors)
@@ -67,9 +65,6 @@ def refit(
     build.model.eval().zero_grad(set_to_none=True)
     rows = torch.arange(len(cells))
     return Trained(build, rows, rows[:0], pd.DataFrame(history))
-
-
-_FACTS = {"finished": False}
 
 
 def _networks(build: Build, model: LatentModel) -> None:
